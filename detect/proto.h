@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The control protocol: what clients (libxvm.so in a program, or xvm) and xvmd say to
+ * each other on a Unix SOCK_SEQPACKET socket. One packet is one struct xvm_msg,
+ * always whole; descriptors travel with it as SCM_RIGHTS. Nothing here ever blocks:
+ * a client that does not read is dropped once XVM_BACKLOG messages wait for it.
+ *
+ * Before xvmd sends to client i it adds 1 to table->mail[i], so that a client sees
+ * without a system call that there is something to read.
+ */
+#ifndef XVM_DETECT_PROTO_H
+#define XVM_DETECT_PROTO_H
+
+#include <stdint.h>
+
+#define XVM_PROTO_VERSION 1
+#define XVM_PROTO_FDS 2 /* descriptors in one message, at most */
+#define XVM_BACKLOG 4096
+#define XVM_SOCKET_SYSTEM "/run/xvm/xvmd.sock" /* XVM_SOCKET overrides */
+
+/* In the order of the wire; never renumber. The comment says fds and fields used. */
+enum xvm_msg_type {
+	/* client to xvmd */
+	XVM_MSG_HELLO = 1, /* arg = version, text = comm; fds: [arena]. A tool sends no fd. */
+	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use) */
+	XVM_MSG_WITHDRAW,  /* slot, gen: the offer is void */
+	XVM_MSG_WAKER,	   /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
+	XVM_MSG_UNPAIR,	   /* slot, gen: a paired endpoint is closed */
+	XVM_MSG_CTL_DONE,  /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
+
+	/* xvmd to client */
+	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id; fds: table */
+	XVM_MSG_BAD_VERSION,  /* arg = xvmd's version; the connection then closes */
+	XVM_MSG_SEEN,	      /* slot, gen: xvmd has closed its copy of the offered socket */
+	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client id; fds: peer's half */
+	XVM_MSG_REFUSED,      /* slot, gen, arg = enum xvm_reason */
+	XVM_MSG_PEER_WAKER,   /* arg = index, arg2 = its client id; fds: eventfd */
+	XVM_MSG_PEER_GONE,    /* arg2 = client id: its eventfds are of no use any more */
+	XVM_MSG_CTL,	      /* arg = ticket, arg2 = enum xvm_ctl, fd (or -1 for all) */
+
+	/* tool to xvmd, and the answers */
+	XVM_MSG_SS = 64,   /* answers: one XVM_MSG_SS_ROW a connection, then XVM_MSG_END */
+	XVM_MSG_SS_ROW,	   /* row */
+	XVM_MSG_END,	   /* arg = 0, or a positive errno; arg2 = a count; text = detail */
+	XVM_MSG_STATS,	   /* arg2 = 1: reset; answers: one XVM_MSG_STATS_ROW a counter, then END */
+	XVM_MSG_STATS_ROW, /* text = name, arg64 = value */
+	XVM_MSG_RESIDENT,  /* addr; answer: END, arg = 0 resident, ENOENT not, EEXIST ambiguous;
+			      text = where it lives and how it is known */
+	XVM_MSG_LEAVE,	   /* pid, fd (pid -1: all): answer: END, arg2 = connections that obeyed */
+	XVM_MSG_ENTER,	   /* likewise */
+	XVM_MSG_STATUS,	   /* answer: END, text = one line about the daemon */
+};
+
+enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
+
+/* A row of `xvm ss`. Addresses: v4 as v4-mapped; ports in host order. */
+struct xvm_msg_row {
+	int32_t pid, fd;
+	char comm[16];
+	uint8_t laddr[16], raddr[16];
+	uint16_t lport, rport;
+	uint8_t tx_path, rx_path; /* 0 tcp, 1 ring */
+	uint8_t medium;		  /* 0 none, 1 memfd, 2 ivshmem */
+	uint8_t state;		  /* enum xvm_ep_state */
+	uint32_t reason;
+	uint32_t pad;
+	uint64_t tx_ring, rx_ring, tx_tcp, rx_tcp; /* stream bytes, without pads */
+};
+
+struct xvm_msg {
+	uint16_t type; /* enum xvm_msg_type */
+	uint16_t nfds; /* how many descriptors came with it; set by xvm_proto_recv() */
+	uint32_t slot, gen;
+	int32_t pid, fd;
+	uint32_t arg, arg2;
+	uint32_t pad;
+	uint64_t arg64;
+	uint8_t addr[16];
+	char text[128]; /* always ends with a NUL */
+	struct xvm_msg_row row;
+};
+
+/*
+ * Send one message with n descriptors (n <= XVM_PROTO_FDS), without blocking and without
+ * SIGPIPE. The descriptors stay the caller's. 0, or a negative errno (-EAGAIN: the
+ * socket is full). Async-signal-safe.
+ */
+int xvm_proto_send(int sock, const struct xvm_msg *m, const int *fds, int n);
+
+/*
+ * Receive one message. fds has room for XVM_PROTO_FDS; those that came are close-on-exec
+ * and the caller's, the rest are -1. flags: 0, or MSG_DONTWAIT. Returns 0, -EAGAIN, -EPIPE
+ * at the end of the stream, -EPROTO for a packet that is no message (nothing is
+ * leaked then), or another negative errno.
+ */
+int xvm_proto_recv(int sock, struct xvm_msg *m, int *fds, int flags);
+
+#endif

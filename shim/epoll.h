@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What epoll.c tells the rest, and what the rest tells epoll.c. The wrappers of poll, select
+ * and epoll themselves are in wait.c and epoll.c. */
+#ifndef XVM_SHIM_EPOLL_H
+#define XVM_SHIM_EPOLL_H
+
+#include "shim/sock.h"
+
+/* s was paired, or its sending direction has entered or left, or an event came to be by a call of
+ * ours that the kernel will not report. Registrations look again; sleepers in an epoll that
+ * holds s are woken. Called with the direction's lock held: takes no lock that is held around
+ * calls into sock.c, and does no more than mark and ring. */
+void xvm_epoll_changed(struct xvm_sock *s);
+
+/* fd leaves this process's table (close, dup2 over it, ...); s is what it was. Called before the
+ * kernel's close. */
+void xvm_epoll_closing(struct xvm_sock *s, int fd);
+
+/* In the child of a fork: locks that other threads held are free, wakers are not shared. */
+void xvm_epoll_forked(void);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A tracked socket as this process sees it, and the two directions of its stream.
+ *
+ * Shared with forks: the endpoint (struct xvm_shm_ep, in the arena). Private to the process:
+ * struct xvm_sock, which holds the mappings. All of the process's descriptors of one open file
+ * share one xvm_sock. Lives in type-stable memory, so a stale pointer may always be looked at.
+ */
+#ifndef XVM_SHIM_SOCK_H
+#define XVM_SHIM_SOCK_H
+
+#include <stdbool.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "shim/fdtab.h"
+#include "transport/half.h"
+
+struct xvm_waker;
+struct xvm_reg;
+
+struct xvm_sock {
+	struct xvm_file file; /* first: kind XVM_FILE_SOCK */
+	struct xvm_shm_ep *ep;
+	uint32_t ep_gen;
+	_Atomic uint32_t paired; /* 1: mine and peer are mapped in this process */
+	bool inherited;	/* paired before a fork: only the pad may wake us here */
+	struct xvm_half mine, peer;
+	uint32_t peer_client; /* xvmd's number of the process at the other end */
+	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
+	uint64_t stale_tail, stale_tsc; /* S7 */
+	_Atomic(struct xvm_reg *) regs; /* epoll.c: registrations of this socket */
+};
+
+/* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
+struct xvm_sock *xvm_sock_get(int fd);
+void xvm_sock_put(struct xvm_sock *s);
+
+/* Must its readiness be asked of us (it is paired), rather than of the kernel alone? */
+static inline bool xvm_sock_on(const struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->paired, memory_order_acquire) != 0;
+}
+
+/*
+ * For paired sockets. What poll(2) would report now, of EPOLLIN EPOLLOUT EPOLLRDHUP EPOLLHUP
+ * EPOLLERR EPOLLPRI and the EPOLL*NORM bits, limited to interest (ERR and HUP always count).
+ * kernel: what the kernel has just reported for fd; 0 where it was not asked. The result holds of
+ * the kernel's bits just what is true of the stream: a pad is not EPOLLIN, and on the ring
+ * the kernel's EPOLLOUT means nothing. Pads that are due are taken if the kernel reported input. Also
+ * takes the chances that a call on the fd offers: consent, and obeying the operator.
+ */
+uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel);
+
+/* The same from shared memory alone, without a lock or a system call: what a spinning wait looks
+ * at. May miss what only the kernel knows; never says what is not so. */
+uint32_t xvm_sock_peek(struct xvm_sock *s, uint32_t interest);
+
+/*
+ * What to ask of the kernel for this fd while waiting for interest. Always has EPOLLIN; has EPOLLOUT
+ * only while sending is on TCP. Changes when the sending direction enters or leaves, of which
+ * xvm_epoll_changed() tells.
+ */
+uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest);
+
+/*
+ * Rule W1: about to sleep for interest (EPOLLIN: data, EPOLLOUT: room), to be woken by w with
+ * number seq, or by pad if w is NULL or cannot serve (W3). The caller looks again
+ * (xvm_sock_poll or peek) before it sleeps, and disarms with the same w afterwards.
+ * Returns the number of ms that the sleep may last at most, -1 for no bound (W4).
+ */
+int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq);
+void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w);
+
+/* Counters that move whenever new input (or end of input), or new room, has come: for edges. */
+struct xvm_edge {
+	uint64_t in, out;
+};
+struct xvm_edge xvm_sock_edge(struct xvm_sock *s);
+
+/* Is the peer's CPU, as it last said, the one that this thread runs on? Then spinning is vain. */
+bool xvm_sock_same_cpu(struct xvm_sock *s);
+
+#endif

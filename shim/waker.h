@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The process's own eventfds that peers ring (rule W3). A sleeping thread has one to itself for the
+ * length of its sleep; an epoll instance keeps one for life, as it is registered there.
+ */
+#ifndef XVM_SHIM_WAKER_H
+#define XVM_SHIM_WAKER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct xvm_waker {
+	int fd;		      /* eventfd, non-blocking, close-on-exec, a high number */
+	unsigned index;	      /* XVM_WAKER_FD + index is its name in a sleep word */
+	_Atomic uint64_t seq; /* sleeps so far; xvm_waker_next() makes the next number */
+};
+
+/* A free waker, known to xvmd (peers learn of it by and by); NULL where none is to be had. */
+struct xvm_waker *xvm_waker_get(void);
+void xvm_waker_put(struct xvm_waker *w);
+
+static inline uint64_t xvm_waker_next(struct xvm_waker *w)
+{
+	return atomic_fetch_add(&w->seq, 1) + 1;
+}
+
+/* Empty the eventfd. */
+void xvm_waker_drain(struct xvm_waker *w);
+/* Ring our own eventfd: wakes whoever sleeps by it. */
+void xvm_waker_ring(struct xvm_waker *w);
+
+/* Spin policy (design section 4): how many ns to spin before this sleep, and what came of it. Per
+ * thread; bounded by XVM_SPIN_US; nil where spinning has not paid off lately. */
+uint64_t xvm_spin_budget(void);
+void xvm_spin_won(uint64_t ns);		     /* something came while spinning */
+void xvm_spin_slept(uint64_t ns);	     /* spun in vain or not at all, then slept so long */
+uint64_t xvm_now_ns(void);
+
+#endif

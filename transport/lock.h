@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Locks in the arena: shared by the threads and forks that hold one socket, never by the
+ * peer. A holder that dies does not keep them (PROTOCOL.md, "Deaths"). Async-signal-safe.
+ */
+#ifndef XVM_TRANSPORT_LOCK_H
+#define XVM_TRANSPORT_LOCK_H
+
+#include "transport/abi.h"
+
+/* The caller's tid, cached in TLS; xvm_lock_forked() forgets it, in the child of a fork. */
+uint32_t xvm_lock_tid(void);
+void xvm_lock_forked(void);
+
+/* 0; or -EDEADLK where this very thread holds it (a signal handler interrupted it). */
+int xvm_lock_slow(struct xvm_shm_lock *l, uint32_t tid);
+void xvm_unlock_slow(struct xvm_shm_lock *l);
+
+static inline int xvm_lock(struct xvm_shm_lock *l)
+{
+	uint32_t free = 0, tid = xvm_lock_tid();
+
+	if (atomic_compare_exchange_strong_explicit(&l->word, &free, tid, memory_order_acquire,
+						    memory_order_relaxed))
+		return 0;
+	return xvm_lock_slow(l, tid);
+}
+
+/* 0, -EBUSY or -EDEADLK. */
+static inline int xvm_trylock(struct xvm_shm_lock *l)
+{
+	uint32_t free = 0, tid = xvm_lock_tid();
+
+	if (atomic_compare_exchange_strong_explicit(&l->word, &free, tid, memory_order_acquire,
+						    memory_order_relaxed))
+		return 0;
+	return (free & ~XVM_LOCK_WAITERS) == tid ? -35 /* EDEADLK */ : -16 /* EBUSY */;
+}
+
+static inline void xvm_unlock(struct xvm_shm_lock *l)
+{
+	uint32_t tid = xvm_lock_tid();
+
+	if (!atomic_compare_exchange_strong_explicit(&l->word, &tid, 0, memory_order_release,
+						     memory_order_relaxed))
+		xvm_unlock_slow(l);
+}
+
+#endif
