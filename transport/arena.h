@@ -19,9 +19,12 @@ void xvm_arena_close(const struct xvm_shm_arena *a);
 struct xvm_shm_ep *xvm_arena_alloc(struct xvm_shm_arena *a);
 void xvm_arena_free(struct xvm_shm_arena *a, struct xvm_shm_ep *ep);
 
+/* Where the endpoints are: a constant, as the word in another's arena may change after the check. */
+#define XVM_ARENA_EP_OFF ((uint32_t)((sizeof(struct xvm_shm_arena) + 4095) & ~4095ul))
+
 static inline struct xvm_shm_ep *xvm_arena_ep(const struct xvm_shm_arena *a, uint32_t slot)
 {
-	return (struct xvm_shm_ep *)((char *)a + a->ep_off) + slot;
+	return (struct xvm_shm_ep *)((char *)a + XVM_ARENA_EP_OFF) + slot;
 }
 
 static inline uint32_t xvm_arena_slot(const struct xvm_shm_arena *a, const struct xvm_shm_ep *ep)

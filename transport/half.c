@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/half.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "transport/memfd.h"
+
+static uint32_t round_ring(uint32_t size)
+{
+	uint32_t n = XVM_RING_MIN;
+
+	while (n < size && n < XVM_RING_MAX)
+		n <<= 1;
+	return n;
+}
+
+static void set_up(struct xvm_half *h, void *map, uint32_t ring_size)
+{
+	h->shm = map;
+	h->ring = (uint8_t *)map + XVM_HALF_CTL;
+	h->ring_size = ring_size;
+	h->map_len = XVM_HALF_CTL + ring_size;
+}
+
+int xvm_half_create(struct xvm_half *h, uint32_t ring_size, int *fd)
+{
+	struct xvm_shm_half *shm;
+	void *map;
+	int mfd;
+
+	memset(h, 0, sizeof(*h));
+	ring_size = round_ring(ring_size);
+	mfd = xvm_memfd_make("xvm-half", XVM_HALF_CTL + ring_size, &map);
+	if (mfd < 0)
+		return mfd;
+	set_up(h, map, ring_size);
+
+	/* No barrier: the peer learns of the fd by a message, which orders what came before it. */
+	shm = h->shm;
+	shm->magic = XVM_HALF_MAGIC;
+	shm->version = XVM_ABI_VERSION;
+	shm->ring_size = ring_size;
+	shm->ring_off = XVM_HALF_CTL;
+	atomic_store_explicit(&shm->sleep_data, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
+	atomic_store_explicit(&shm->sleep_room, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
+	*fd = mfd;
+	return 0;
+}
+
+/* The peer may rewrite a word at any time, seals or not: exactly one read of each. */
+static uint32_t read_once(const uint32_t *word)
+{
+	return *(const volatile uint32_t *)word;
+}
+
+int xvm_half_open(struct xvm_half *h, int fd)
+{
+	const struct xvm_shm_half *shm;
+	uint32_t magic, version, ring_size, ring_off;
+	int64_t size;
+	void *map;
+	int err;
+
+	memset(h, 0, sizeof(*h));
+	size = xvm_memfd_judge(fd);
+	if (size < 0)
+		return (int)size;
+	if (size < XVM_HALF_CTL + XVM_RING_MIN)
+		return -EPROTO;
+
+	err = xvm_memfd_map(fd, XVM_HALF_CTL, &map);
+	if (err)
+		return err;
+	shm = map;
+	magic = read_once(&shm->magic);
+	version = read_once(&shm->version);
+	ring_size = read_once(&shm->ring_size);
+	ring_off = read_once(&shm->ring_off);
+	xvm_memfd_unmap(map, XVM_HALF_CTL);
+
+	if (magic != XVM_HALF_MAGIC || version != XVM_ABI_VERSION || ring_off != XVM_HALF_CTL)
+		return -EPROTO;
+	if (ring_size < XVM_RING_MIN || ring_size > XVM_RING_MAX || ring_size & (ring_size - 1))
+		return -EPROTO;
+	if (size - XVM_HALF_CTL < ring_size)
+		return -EPROTO;
+
+	err = xvm_memfd_map(fd, XVM_HALF_CTL + ring_size, &map);
+	if (err)
+		return err;
+	set_up(h, map, ring_size);
+	return 0;
+}
+
+void xvm_half_close(struct xvm_half *h)
+{
+	if (h->shm)
+		xvm_memfd_unmap(h->shm, h->map_len);
+	memset(h, 0, sizeof(*h));
+}
+
+void xvm_half_put(const struct xvm_half *h, uint64_t pos, const void *src, size_t n)
+{
+	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+
+	if (n <= first) {
+		memcpy(h->ring + at, src, n);
+		return;
+	}
+	memcpy(h->ring + at, src, first);
+	memcpy(h->ring, (const char *)src + first, n - first);
+}
+
+void xvm_half_get(const struct xvm_half *h, uint64_t pos, void *dst, size_t n)
+{
+	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+
+	if (n <= first) {
+		memcpy(dst, h->ring + at, n);
+		return;
+	}
+	memcpy(dst, h->ring + at, first);
+	memcpy((char *)dst + first, h->ring, n - first);
+}
