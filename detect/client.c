@@ -13,7 +13,7 @@
 #include <time.h>
 
 #include "detect/client.h"
-#include "detect/raw.h"
+#include "transport/sys.h"
 #include "detect/table.h"
 
 /* A reader gives up after so many changes under its eyes: staying on TCP is always right. */
@@ -40,14 +40,14 @@ int xvm_client_connect(const char *path)
 	memcpy(sa.sun_path, path, len);
 
 	/* Non-blocking until it is connected: a full backlog is an answer too. */
-	fd = xvm_raw(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0);
+	fd = xvm_sys(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return (int)fd;
-	ret = xvm_raw(SYS_connect, fd, &sa, sizeof(sa), 0);
+	ret = xvm_sys(SYS_connect, fd, &sa, sizeof(sa));
 	if (!ret)
-		ret = xvm_raw(SYS_fcntl, fd, F_SETFL, O_RDWR, 0);
+		ret = xvm_sys(SYS_fcntl, fd, F_SETFL, O_RDWR);
 	if (ret < 0) {
-		xvm_raw(SYS_close, fd, 0, 0, 0);
+		xvm_sys(SYS_close, fd);
 		return (int)ret;
 	}
 	return (int)fd;
@@ -74,7 +74,7 @@ static int wait_readable(int sock, int64_t deadline)
 			left = 0;
 		ts.tv_sec = left / 1000;
 		ts.tv_nsec = left % 1000 * 1000000;
-		ret = xvm_raw6(SYS_ppoll, (long)&p, 1, (long)&ts, 0, 0, 0);
+		ret = xvm_sys(SYS_ppoll, &p, 1, &ts);
 		if (ret == -EINTR)
 			continue;
 		if (ret < 0)
@@ -89,23 +89,23 @@ static int map_table(int fd, const struct xvm_shm_table **table)
 	struct stat st;
 	long ret;
 
-	ret = xvm_raw(SYS_fcntl, fd, F_GET_SEALS, 0, 0);
+	ret = xvm_sys(SYS_fcntl, fd, F_GET_SEALS);
 	if (ret < 0)
 		return (int)ret;
 	/* Without the seal the daemon could shrink it, and a look at it would be a SIGBUS here. */
 	if (!(ret & F_SEAL_SHRINK))
 		return -EPROTO;
-	ret = xvm_raw(SYS_fstat, fd, &st, 0, 0);
+	ret = xvm_sys(SYS_fstat, fd, &st);
 	if (ret < 0)
 		return (int)ret;
 	if (st.st_size < (off_t)sizeof(*t))
 		return -EPROTO;
-	ret = xvm_raw6(SYS_mmap, 0, sizeof(*t), PROT_READ, MAP_SHARED, fd, 0);
+	ret = xvm_sys(SYS_mmap, 0, sizeof(*t), PROT_READ, MAP_SHARED, fd);
 	if (ret < 0 && ret > -4096)
 		return (int)ret;
 	t = (const struct xvm_shm_table *)ret;
 	if (t->magic != XVM_TABLE_MAGIC || t->version != XVM_ABI_VERSION || t->size != sizeof(*t)) {
-		xvm_raw(SYS_munmap, t, sizeof(*t), 0, 0);
+		xvm_sys(SYS_munmap, t, sizeof(*t));
 		return -EPROTO;
 	}
 	*table = t;
@@ -122,8 +122,8 @@ int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
 	memset(&m, 0, sizeof(m));
 	m.type = XVM_MSG_HELLO;
 	m.arg = XVM_PROTO_VERSION;
-	m.pid = (int32_t)xvm_raw(SYS_getpid, 0, 0, 0, 0);
-	xvm_raw(SYS_prctl, PR_GET_NAME, m.text, 0, 0);
+	m.pid = (int32_t)xvm_sys(SYS_getpid);
+	xvm_sys(SYS_prctl, PR_GET_NAME, m.text);
 	ret = xvm_proto_send(sock, &m, &arena, arena >= 0);
 	if (ret)
 		return ret;
@@ -140,7 +140,7 @@ int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
 		if (m.type == XVM_MSG_WELCOME || m.type == XVM_MSG_BAD_VERSION)
 			break;
 		for (i = 0; i < m.nfds; i++)
-			xvm_raw(SYS_close, fds[i], 0, 0, 0);
+			xvm_sys(SYS_close, fds[i]);
 	}
 
 	ret = -EPROTO;
@@ -154,7 +154,7 @@ int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
 		ret = map_table(fds[0], table);
 	}
 	for (i = 0; i < m.nfds; i++)
-		xvm_raw(SYS_close, fds[i], 0, 0, 0);
+		xvm_sys(SYS_close, fds[i]);
 	return ret;
 }
 

@@ -6,7 +6,7 @@
 #include <sys/uio.h>
 
 #include "detect/proto.h"
-#include "detect/raw.h"
+#include "transport/sys.h"
 
 /* Room for just XVM_PROTO_FDS: the kernel then drops any more, and says so. */
 union control {
@@ -35,7 +35,7 @@ int xvm_proto_send(int sock, const struct xvm_msg *m, const int *fds, int n)
 		memcpy(CMSG_DATA(c), fds, n * sizeof(int));
 	}
 	do {
-		ret = xvm_raw(SYS_sendmsg, sock, &mh, MSG_DONTWAIT | MSG_NOSIGNAL, 0);
+		ret = xvm_sys(SYS_sendmsg, sock, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
 	} while (ret == -EINTR);
 	if (ret < 0)
 		return (int)ret;
@@ -57,7 +57,7 @@ static void take_fds(struct msghdr *mh, int *fds, int *n)
 			if (*n < XVM_PROTO_FDS)
 				fds[(*n)++] = from[i];
 			else
-				xvm_raw(SYS_close, from[i], 0, 0, 0);
+				xvm_sys(SYS_close, from[i]);
 		}
 	}
 }
@@ -65,41 +65,47 @@ static void take_fds(struct msghdr *mh, int *fds, int *n)
 static void drop_fds(int *fds, int *n)
 {
 	while (*n > 0) {
-		xvm_raw(SYS_close, fds[--*n], 0, 0, 0);
+		xvm_sys(SYS_close, fds[--*n]);
 		fds[*n] = -1;
 	}
 }
 
-int xvm_proto_recv(int sock, struct xvm_msg *m, int *fds, int flags)
+int xvm_proto_take(int sock, struct xvm_msg *m, int *fds, int *n, int flags)
 {
 	struct iovec iov = {.iov_base = m, .iov_len = sizeof(*m)};
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	union control ctl;
-	int i, n = 0;
 	long ret;
+	int i;
 
+	*n = 0;
 	for (i = 0; i < XVM_PROTO_FDS; i++)
 		fds[i] = -1;
 	mh.msg_control = ctl.buf;
 	mh.msg_controllen = sizeof(ctl.buf);
 	do {
-		ret = xvm_raw(SYS_recvmsg, sock, &mh, flags | MSG_CMSG_CLOEXEC, 0);
+		ret = xvm_sys(SYS_recvmsg, sock, &mh, flags | MSG_CMSG_CLOEXEC);
 	} while (ret == -EINTR);
 	if (ret < 0)
 		return (int)ret;
-	take_fds(&mh, fds, &n);
+	take_fds(&mh, fds, n);
+	if (ret != (long)sizeof(*m) || (mh.msg_flags & MSG_TRUNC))
+		return ret ? -EPROTO : -EPIPE;
 	/*
 	 * Some descriptors were lost: too many were sent, or the table of this process is full.
 	 * The message itself is whole, and says which endpoint it was about.
 	 */
-	if (mh.msg_flags & MSG_CTRUNC)
-		drop_fds(fds, &n);
-	if (ret != (long)sizeof(*m) || (mh.msg_flags & MSG_TRUNC)) {
-		drop_fds(fds, &n);
-		return ret ? -EPROTO : -EPIPE;
-	}
-	m->nfds = n;
+	m->nfds = mh.msg_flags & MSG_CTRUNC ? 0 : *n;
 	m->text[sizeof(m->text) - 1] = 0;
 	m->row.comm[sizeof(m->row.comm) - 1] = 0;
 	return 0;
+}
+
+int xvm_proto_recv(int sock, struct xvm_msg *m, int *fds, int flags)
+{
+	int n, ret = xvm_proto_take(sock, m, fds, &n, flags);
+
+	if (ret || m->nfds == 0)
+		drop_fds(fds, &n);
+	return ret;
 }

@@ -21,7 +21,8 @@
 /* In the order of the wire; never renumber. The comment says fds and fields used. */
 enum xvm_msg_type {
 	/* client to xvmd */
-	XVM_MSG_HELLO = 1, /* arg = version, text = comm; fds: [arena]. A tool sends no fd. */
+	XVM_MSG_HELLO = 1, /* arg = version, pid = getpid(), text = comm; fds: [arena]. A tool
+			      sends no fd. */
 	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use) */
 	XVM_MSG_WITHDRAW,  /* slot, gen: the offer is void */
 	XVM_MSG_WAKER,	   /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
@@ -91,8 +92,13 @@ int xvm_proto_send(int sock, const struct xvm_msg *m, const int *fds, int n);
  * Receive one message. fds has room for XVM_PROTO_FDS; those that came are close-on-exec
  * and the caller's, the rest are -1. flags: 0, or MSG_DONTWAIT. Returns 0, -EAGAIN, -EPIPE
  * at the end of the stream, -EPROTO for a packet that is no message (nothing is
- * leaked then), or another negative errno.
+ * leaked then), or another negative errno. Where descriptors were lost on the way
+ * (RLIMIT_NOFILE, or more were sent than allowed) the message comes with nfds = 0.
  */
 int xvm_proto_recv(int sock, struct xvm_msg *m, int *fds, int flags);
+
+/* The same, but all *n descriptors that came are the caller's, whatever is returned and whatever
+ * nfds says: xvmd has to be careful with closing what strangers sent. */
+int xvm_proto_take(int sock, struct xvm_msg *m, int *fds, int *n, int flags);
 
 #endif

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "detect/residency.h"
+#include "detect/table.h"
+
+static_assert(XVM_RESIDENCY_BUCKETS == XVM_RES_SLOTS, "both use xvm_table_slot()");
+
+int xvm_residency_init(struct xvm_residency *r)
+{
+	memset(r, 0, sizeof(*r));
+	xvm_list_init(&r->all);
+	r->bucket = calloc(XVM_RESIDENCY_BUCKETS, sizeof(*r->bucket));
+	return r->bucket ? 0 : -ENOMEM;
+}
+
+void xvm_residency_exit(struct xvm_residency *r)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &r->all))
+		xvm_residency_ns_del(r, xvm_container(n, struct xvm_res_ns, in_all));
+	free(r->bucket);
+	r->bucket = NULL;
+}
+
+struct xvm_res_ns *xvm_residency_ns_add(struct xvm_residency *r, uint64_t cookie, bool local)
+{
+	struct xvm_res_ns *ns = calloc(1, sizeof(*ns));
+
+	if (!ns)
+		return NULL;
+	ns->cookie = cookie;
+	ns->local = local;
+	ns->id = ++r->next_id;
+	xvm_list_init(&ns->addrs);
+	xvm_list_add(&r->all, &ns->in_all);
+	return ns;
+}
+
+static void forget(struct xvm_residency *r, struct xvm_res_addr *a)
+{
+	struct xvm_res_addr **b = &r->bucket[xvm_table_slot(a->addr)];
+
+	while (*b != a)
+		b = &(*b)->hash_next;
+	*b = a->hash_next;
+	xvm_list_del(&a->in_ns);
+	a->ns->count--;
+	free(a);
+	r->dirty = true;
+}
+
+void xvm_residency_ns_del(struct xvm_residency *r, struct xvm_res_ns *ns)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &ns->addrs))
+		forget(r, xvm_container(n, struct xvm_res_addr, in_ns));
+	xvm_list_del(&ns->in_all);
+	free(ns);
+}
+
+struct xvm_res_ns *xvm_residency_ns_find(const struct xvm_residency *r, uint64_t cookie)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &r->all)) {
+		struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
+
+		if (ns->cookie == cookie)
+			return ns;
+	}
+	return NULL;
+}
+
+static bool link_local(const uint8_t addr[16])
+{
+	return addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80;
+}
+
+static struct xvm_res_addr *look_up(const struct xvm_residency *r, const struct xvm_res_ns *ns,
+				    const uint32_t *ifindex, const uint8_t addr[16])
+{
+	struct xvm_res_addr *a = r->bucket[xvm_table_slot(addr)];
+
+	for (; a; a = a->hash_next)
+		if (a->ns == ns && (!ifindex || a->ifindex == *ifindex) &&
+		    !memcmp(a->addr, addr, 16))
+			return a;
+	return NULL;
+}
+
+int xvm_residency_add(struct xvm_residency *r, struct xvm_res_ns *ns, uint32_t ifindex,
+		      const uint8_t addr[16])
+{
+	struct xvm_res_addr *a, **b;
+
+	if (xvm_table_loopback(addr) || link_local(addr))
+		return 0;
+	a = look_up(r, ns, &ifindex, addr);
+	if (a) {
+		a->sweep = ns->sweep;
+		return 0;
+	}
+	if (ns->count >= XVM_RESIDENCY_NS_ADDRS) {
+		ns->full = true;
+		return -ENOSPC;
+	}
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	memcpy(a->addr, addr, 16);
+	a->ifindex = ifindex;
+	a->sweep = ns->sweep;
+	a->ns = ns;
+	b = &r->bucket[xvm_table_slot(addr)];
+	a->hash_next = *b;
+	*b = a;
+	xvm_list_add(&ns->addrs, &a->in_ns);
+	ns->count++;
+	r->dirty = true;
+	return 0;
+}
+
+void xvm_residency_del(struct xvm_residency *r, struct xvm_res_ns *ns, uint32_t ifindex,
+		       const uint8_t addr[16])
+{
+	struct xvm_res_addr *a = look_up(r, ns, &ifindex, addr);
+
+	if (a)
+		forget(r, a);
+}
+
+void xvm_residency_sweep_begin(struct xvm_res_ns *ns)
+{
+	ns->sweep++;
+	ns->full = false;
+}
+
+void xvm_residency_sweep_end(struct xvm_residency *r, struct xvm_res_ns *ns)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &ns->addrs)) {
+		struct xvm_res_addr *a = xvm_container(n, struct xvm_res_addr, in_ns);
+
+		if (a->sweep != ns->sweep)
+			forget(r, a);
+	}
+}
+
+int xvm_residency_find(const struct xvm_residency *r, const uint8_t addr[16],
+		       const struct xvm_res_addr **where)
+{
+	const struct xvm_res_addr *a = r->bucket[xvm_table_slot(addr)], *first = NULL;
+	int count = 0;
+
+	for (; a; a = a->hash_next) {
+		if (memcmp(a->addr, addr, 16))
+			continue;
+		if (!first) {
+			first = a;
+			count = 1;
+		} else if (a->ns != first->ns) {
+			count = 2;
+		}
+	}
+	if (where)
+		*where = first;
+	return count;
+}
+
+bool xvm_residency_has(const struct xvm_res_ns *ns, const struct xvm_residency *r,
+		       const uint8_t addr[16])
+{
+	return look_up(r, ns, NULL, addr) != NULL;
+}
+
+uint32_t xvm_residency_peer(const struct xvm_residency *r, const struct xvm_facts *f,
+			    uint64_t *netns)
+{
+	const struct xvm_res_ns *own = xvm_residency_ns_find(r, f->netns);
+	const struct xvm_res_addr *there;
+	int n;
+
+	/* Within one namespace any address will do: the kernel itself looks no further. */
+	*netns = f->netns;
+	if (xvm_table_loopback(f->laddr) || xvm_table_loopback(f->raddr))
+		return XVM_R_NONE;
+	if (!own || xvm_residency_has(own, r, f->raddr))
+		return XVM_R_NONE;
+	if (link_local(f->laddr) && link_local(f->raddr))
+		return XVM_R_NONE;
+
+	n = xvm_residency_find(r, f->raddr, &there);
+	if (n == 0)
+		return XVM_R_NOT_RESIDENT;
+	if (n > 1)
+		return XVM_R_AMBIGUOUS;
+	/* Seen from there, this end must be just as sure. */
+	if (!xvm_residency_has(own, r, f->laddr))
+		return XVM_R_NOT_RESIDENT;
+	if (xvm_residency_find(r, f->laddr, NULL) > 1)
+		return XVM_R_AMBIGUOUS;
+	*netns = there->ns->cookie;
+	return XVM_R_NONE;
+}
+
+/* Readers may look at any time: pairs with the acquire loads in xvm_client_resident(). */
+static void put_slot(struct xvm_shm_res *slot, const uint8_t addr[16], uint32_t flags,
+		     uint32_t where)
+{
+	uint64_t v[2], *to = (uint64_t *)slot->addr;
+
+	memcpy(v, addr, 16);
+	__atomic_store_n(&to[0], v[0], __ATOMIC_RELEASE);
+	__atomic_store_n(&to[1], v[1], __ATOMIC_RELEASE);
+	__atomic_store_n(&slot->where, where, __ATOMIC_RELEASE);
+	__atomic_store_n(&slot->flags, flags, __ATOMIC_RELEASE);
+}
+
+static struct xvm_shm_res *probe(struct xvm_shm_table *t, const uint8_t addr[16])
+{
+	uint32_t i = xvm_table_slot(addr);
+
+	while (t->res[i].flags && memcmp(t->res[i].addr, addr, 16))
+		i = (i + 1) & (XVM_RES_SLOTS - 1);
+	return &t->res[i];
+}
+
+static bool publish_addr(struct xvm_residency *r, struct xvm_shm_table *t,
+			 const struct xvm_res_addr *a, uint64_t *count)
+{
+	struct xvm_shm_res *slot = probe(t, a->addr);
+	uint32_t flags = XVM_RES_USED;
+
+	if (slot->flags)
+		return true; /* done, with another interface's or namespace's entry */
+	if (*count >= XVM_RES_MAX)
+		return false;
+	if (xvm_residency_find(r, a->addr, NULL) > 1)
+		flags |= XVM_RES_AMBIGUOUS;
+	if (a->ns->local)
+		flags |= XVM_RES_LOCAL;
+	put_slot(slot, a->addr, flags, a->ns->id);
+	++*count;
+	return true;
+}
+
+void xvm_residency_publish(struct xvm_residency *r, struct xvm_shm_table *t)
+{
+	static const uint8_t none[16];
+	struct xvm_list *n, *nt, *l, *lt;
+	uint64_t seq, count = 0;
+	uint32_t i;
+
+	if (!r->dirty)
+		return;
+	r->dirty = r->overflow = false;
+	seq = atomic_load_explicit(&t->seq, memory_order_relaxed);
+	atomic_store_explicit(&t->seq, seq + 1, memory_order_relaxed);
+	for (i = 0; i < XVM_RES_SLOTS; i++)
+		if (t->res[i].flags)
+			put_slot(&t->res[i], none, 0, 0);
+	for (XVM_EACH(n, nt, &r->all)) {
+		struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
+
+		for (XVM_EACH(l, lt, &ns->addrs))
+			if (!publish_addr(r, t, xvm_container(l, struct xvm_res_addr, in_ns),
+					  &count))
+				r->overflow = true;
+	}
+	atomic_store_explicit(&t->count, count, memory_order_release);
+	atomic_store_explicit(&t->seq, seq + 2, memory_order_release);
+}
