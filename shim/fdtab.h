@@ -41,6 +41,9 @@ void xvm_fdtab_set(int fd, struct xvm_file *f);
 /* fd is about to be closed or reused. Returns true if something was there. */
 bool xvm_fdtab_clear(int fd);
 
+/* to is another descriptor of from's open file from now on. */
+void xvm_fdtab_dup(int from, int to);
+
 int xvm_fdtab_init(void);
 
 /* By kind, what the last put does: implemented by sock.c and epoll.c. */

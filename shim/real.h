@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libc's own functions behind our wrappers: xvm_real.NAME, typed from libc's headers. Found by
- * dlsym(RTLD_NEXT) at start. REAL(name)(args) works at any moment, also before our constructor
- * has run and while dlsym itself allocates (then by a raw system call).
+ * libc's own functions behind our wrappers: REAL(name)(args), typed from libc's headers. Works at any
+ * moment, also before our constructor has run and while dlsym itself allocates.
  */
 #ifndef XVM_SHIM_REAL_H
 #define XVM_SHIM_REAL_H
@@ -16,7 +15,14 @@ struct xvm_real {
 };
 extern struct xvm_real xvm_real;
 
-#define REAL(name) (xvm_real.name)
+/* Look all of them up; the address to call for this row meanwhile. */
+void *xvm_real_find(unsigned row);
+
+#define REAL(name)                                                                                 \
+	(__builtin_expect(!!xvm_real.name, 1)                                                      \
+		 ? xvm_real.name                                                                   \
+		 : (__typeof__(name) *)xvm_real_find(offsetof(struct xvm_real, name) /             \
+						     sizeof(void *)))
 
 /* Marks a wrapper: exported, and checked against the table at build time. */
 #define XVM_WRAP __attribute__((visibility("default")))

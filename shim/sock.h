@@ -18,18 +18,23 @@
 
 struct xvm_waker;
 struct xvm_reg;
+struct xvm_peer;
 
 struct xvm_sock {
 	struct xvm_file file; /* first: kind XVM_FILE_SOCK */
 	struct xvm_shm_ep *ep;
-	uint32_t ep_gen;
+	uint32_t slot, gen; /* of ep; offers are known by them */
 	_Atomic uint32_t paired; /* 1: mine and peer are mapped in this process */
-	bool inherited;	/* paired before a fork: only the pad may wake us here */
+	bool inherited; /* paired before a fork: only the pad may wake us here */
+	bool last;	/* this process was the last holder: the endpoint goes with the socket */
 	struct xvm_half mine, peer;
-	uint32_t peer_client; /* xvmd's number of the process at the other end */
+	struct xvm_peer *proc; /* the process at the other end */
+	uint64_t res_seq;      /* the table when the peer's address was last looked up */
+
+	uint64_t peer_head, rx_empty;	       /* rx_lock: last head seen; vain looks */
+	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
-	uint64_t stale_tail, stale_tsc; /* S7 */
-	_Atomic(struct xvm_reg *) regs; /* epoll.c: registrations of this socket */
+	_Atomic(struct xvm_reg *) regs;	       /* epoll.c: registrations of this socket */
 };
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
@@ -80,5 +85,32 @@ struct xvm_edge xvm_sock_edge(struct xvm_sock *s);
 
 /* Is the peer's CPU, as it last said, the one that this thread runs on? Then spinning is vain. */
 bool xvm_sock_same_cpu(struct xvm_sock *s);
+
+/* Never again on the ring, for this reason: leaves as soon as it may, does not consent. */
+void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why);
+
+/* ---- for the rest of the shim ---- */
+
+/* Start to track a connected (or connecting) TCP socket. No memory: it is not tracked. */
+void xvm_sock_track(int fd, enum xvm_role role);
+/* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now. */
+bool xvm_sock_engage(struct xvm_sock *s, int fd);
+/* fd is about to leave this process's table. Does what must precede the kernel's close. */
+void xvm_sock_closing(int fd);
+/* What xvmd said about an offer. half_fd stays the caller's. */
+void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t arg, int half_fd,
+		     struct xvm_peer *proc);
+void xvm_sock_seen(uint32_t slot, uint32_t gen);
+/* The operator's wish, for fd or all (-1): how many sockets obey. */
+unsigned xvm_sock_wish(int fd, bool leave);
+/* Fork: before it, and in the child. */
+void xvm_sock_forking(void);
+void xvm_sock_forked(void);
+/* A fork that shares the socket and lacks the mapping may still be alive. */
+bool xvm_sock_unmapped(struct xvm_shm_ep *ep);
+
+extern struct xvm_shm_arena *xvm_arena;
+extern int xvm_arena_fd;
+#define XVM_COUNT(name)                                                                            	atomic_fetch_add_explicit(&xvm_arena->n_##name, 1, memory_order_relaxed)
 
 #endif

@@ -30,6 +30,9 @@ void xvm_waker_drain(struct xvm_waker *w);
 /* Ring our own eventfd: wakes whoever sleeps by it. */
 void xvm_waker_ring(struct xvm_waker *w);
 
+/* In the child of a fork: the eventfds are the parent's. */
+void xvm_waker_forked(void);
+
 /* Spin policy (design section 4): how many ns to spin before this sleep, and what came of it. Per
  * thread; bounded by XVM_SPIN_US; nil where spinning has not paid off lately. */
 uint64_t xvm_spin_budget(void);

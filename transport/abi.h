@@ -179,6 +179,7 @@ struct xvm_shm_ep {
 	uint64_t tx_head;     /* = mine->head */
 	uint64_t tx_seq;      /* sleeps of the room word armed by pad */
 	_Atomic uint64_t tx_sleeper; /* waker that sleeps for room now; 0 none */
+	_Atomic uint64_t tx_full;    /* sends that found no room: each makes an edge of the next room */
 
 	alignas(XVM_LINE) _Atomic uint64_t n_tx_tcp, n_rx_tcp;	 /* stream bytes by TCP, for ss */
 	_Atomic uint64_t n_tx_ring, n_rx_ring;	 /* stream bytes by ring, for ss */
@@ -203,6 +204,8 @@ enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 #define XVM_EPF_FIN_SEEN 16u /* the kernel has reported the peer's FIN */
 #define XVM_EPF_SEEN 32u     /* xvmd has closed its copy of the offered socket */
 #define XVM_EPF_LINGER 64u   /* SO_LINGER was set: ask the kernel at close */
+#define XVM_EPF_RX_POS 128u  /* rx_tcp_got is known */
+#define XVM_EPF_TX_POS 256u  /* tx_tcp_put is known */
 
 #define XVM_WANT_LEAVE 1u /* off the ring until told otherwise */
 

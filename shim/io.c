@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The data calls. All have the same shape: a descriptor that is not tracked goes to libc at once; one
+ * that is tracked but not paired is counted and goes to the kernel as it came; a paired one
+ * becomes a struct xvm_io. errno is set here and nowhere deeper.
+ */
+#include <limits.h>
+
+#include "shim/real.h"
+#include "shim/stream.h"
+
+/* Linux moves at most this many bytes in one call. */
+#define RW_MAX (INT_MAX & ~4095)
+
+static ssize_t result(ssize_t r)
+{
+	if (r >= 0)
+		return r;
+	errno = (int)-r;
+	return -1;
+}
+
+/* The socket, if this call is ours to make; its kernel count raised in *count otherwise. */
+static struct xvm_sock *claim(int fd, bool rx, struct xvm_sock **counted)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	_Atomic uint32_t *count;
+
+	*counted = NULL;
+	if (!s)
+		return NULL;
+	if (xvm_sock_on(s) || xvm_sock_engage(s, fd))
+		return s;
+	/* R1, S2: counted before the look; pairs with xvm_sock_answer(), which sets before it counts. */
+	count = rx ? &s->ep->krecv : &s->ep->ksend;
+	atomic_fetch_add(count, 1);
+	if (atomic_load(&s->paired)) {
+		atomic_fetch_sub(count, 1);
+		return s;
+	}
+	*counted = s;
+	return NULL;
+}
+
+static ssize_t unclaim(struct xvm_sock *s, bool rx, ssize_t r)
+{
+	if (!s)
+		return r;
+	atomic_fetch_sub(rx ? &s->ep->krecv : &s->ep->ksend, 1);
+	if (r > 0)
+		atomic_fetch_add_explicit(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,
+					  memory_order_relaxed);
+	xvm_sock_put(s);
+	return r;
+}
+
+/* The call on a paired socket, from one buffer or from many. */
+static ssize_t move(struct xvm_sock *s, int fd, bool rx, struct iovec *iov, size_t n,
+		    struct msghdr *msg, int flags)
+{
+	struct xvm_io io = { .iov = iov, .iovcnt = n, .msg = msg, .flags = flags };
+	ssize_t r;
+
+	for (size_t i = 0; i < n; i++) {
+		if (iov[i].iov_len > SSIZE_MAX - io.left) {
+			xvm_sock_put(s);
+			return result(-EINVAL);
+		}
+		io.left += iov[i].iov_len;
+	}
+	if (io.left > RW_MAX && n == 1)
+		io.left = RW_MAX;
+	r = rx ? xvm_rx(s, fd, &io) : xvm_tx(s, fd, &io);
+	xvm_sock_put(s);
+	return result(r);
+}
+
+static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n, int flags)
+{
+	struct iovec iov = { .iov_base = (void *)buf, .iov_len = n };
+
+	return move(s, fd, rx, &iov, 1, NULL, flags);
+}
+
+/* ours: on a paired socket; theirs: what libc does. */
+#define DATA_CALL(rx, ours, theirs)                                                                \
+	do {                                                                                       \
+		struct xvm_sock *counted, *s = claim(fd, rx, &counted);                            \
+                                                                                                   \
+		if (s)                                                                             \
+			return ours;                                                               \
+		return unclaim(counted, rx, theirs);                                               \
+	} while (0)
+
+XVM_WRAP ssize_t read(int fd, void *buf, size_t n)
+{
+	DATA_CALL(true, move1(s, fd, true, buf, n, 0), REAL(read)(fd, buf, n));
+}
+
+XVM_WRAP ssize_t __read(int fd, void *buf, size_t n)
+{
+	return read(fd, buf, n);
+}
+
+XVM_WRAP ssize_t __read_chk(int fd, void *buf, size_t n, size_t size)
+{
+	if (n > size)
+		__chk_fail();
+	return read(fd, buf, n);
+}
+
+XVM_WRAP ssize_t recv(int fd, void *buf, size_t n, int flags)
+{
+	DATA_CALL(true, move1(s, fd, true, buf, n, flags), REAL(recv)(fd, buf, n, flags));
+}
+
+XVM_WRAP ssize_t __recv(int fd, void *buf, size_t n, int flags)
+{
+	return recv(fd, buf, n, flags);
+}
+
+XVM_WRAP ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
+{
+	if (n > size)
+		__chk_fail();
+	return recv(fd, buf, n, flags);
+}
+
+XVM_WRAP ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *sa,
+			  socklen_t *len)
+{
+	struct xvm_sock *counted, *s = claim(fd, true, &counted);
+
+	if (!s)
+		return unclaim(counted, true, REAL(recvfrom)(fd, buf, n, flags, sa, len));
+	if (sa && len)
+		*len = 0; /* a connected stream names nobody */
+	return move1(s, fd, true, buf, n, flags);
+}
+
+XVM_WRAP ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
+				struct sockaddr *sa, socklen_t *len)
+{
+	if (n > size)
+		__chk_fail();
+	return recvfrom(fd, buf, n, flags, sa, len);
+}
+
+/* iov is the caller's and stays as it is: struct xvm_io only walks along it. */
+XVM_WRAP ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+	DATA_CALL(true,
+		  n < 0 || n > IOV_MAX ? (xvm_sock_put(s), result(-EINVAL))
+				       : move(s, fd, true, (struct iovec *)iov, (size_t)n, NULL, 0),
+		  REAL(readv)(fd, iov, n));
+}
+
+XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	DATA_CALL(true, move(s, fd, true, msg->msg_iov, msg->msg_iovlen, msg, flags),
+		  REAL(recvmsg)(fd, msg, flags));
+}
+
+XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	ssize_t r = 0;
+	unsigned i;
+
+	if (!s)
+		return REAL(recvmmsg)(fd, v, n, flags, ts);
+	xvm_sock_put(s);
+	for (i = 0; i < n; i++) {
+		r = recvmsg(fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
+		if (r < 0)
+			break;
+		v[i].msg_len = (unsigned)r;
+		if (flags & MSG_WAITFORONE)
+			flags |= MSG_DONTWAIT;
+		if (r == 0)
+			return (int)i + 1;
+	}
+	return i ? (int)i : (int)r;
+}
+
+XVM_WRAP ssize_t write(int fd, const void *buf, size_t n)
+{
+	DATA_CALL(false, move1(s, fd, false, buf, n, 0), REAL(write)(fd, buf, n));
+}
+
+XVM_WRAP ssize_t __write(int fd, const void *buf, size_t n)
+{
+	return write(fd, buf, n);
+}
+
+XVM_WRAP ssize_t send(int fd, const void *buf, size_t n, int flags)
+{
+	DATA_CALL(false, move1(s, fd, false, buf, n, flags), REAL(send)(fd, buf, n, flags));
+}
+
+XVM_WRAP ssize_t __send(int fd, const void *buf, size_t n, int flags)
+{
+	return send(fd, buf, n, flags);
+}
+
+XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *sa,
+			socklen_t len)
+{
+	/* A connected stream ignores the address. */
+	DATA_CALL(false, move1(s, fd, false, buf, n, flags),
+		  REAL(sendto)(fd, buf, n, flags, sa, len));
+}
+
+XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
+{
+	DATA_CALL(false,
+		  n < 0 || n > IOV_MAX ? (xvm_sock_put(s), result(-EINVAL))
+				       : move(s, fd, false, (struct iovec *)iov, (size_t)n, NULL, 0),
+		  REAL(writev)(fd, iov, n));
+}
+
+XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	DATA_CALL(false,
+		  move(s, fd, false, msg->msg_iov, msg->msg_iovlen, (struct msghdr *)msg, flags),
+		  REAL(sendmsg)(fd, msg, flags));
+}
+
+XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	ssize_t r = 0;
+	unsigned i;
+
+	if (!s)
+		return REAL(sendmmsg)(fd, v, n, flags);
+	xvm_sock_put(s);
+	for (i = 0; i < n; i++) {
+		r = sendmsg(fd, &v[i].msg_hdr, flags);
+		if (r < 0)
+			break;
+		v[i].msg_len = (unsigned)r;
+	}
+	return i ? (int)i : (int)r;
+}
+
+XVM_WRAP int __sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+	return sendmmsg(fd, v, n, flags);
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Descriptors being closed, copied and handed over. A vfork child does it in its parent's
+ * memory but to its own descriptors: then the table is not ours to change. Descriptors of our
+ * own are not there as far as the application can tell.
+ */
+#include <limits.h>
+#include <linux/close_range.h>
+#include <stdarg.h>
+
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/sock.h"
+#include "transport/sys.h"
+
+extern _Atomic int xvm_fdtab_hi;
+
+static bool is_own(int fd)
+{
+	struct xvm_file *f = xvm_fdtab_peek(fd);
+
+	return f && atomic_load_explicit(&f->kind, memory_order_relaxed) == XVM_FILE_OWN;
+}
+
+/* fd is about to be closed, by whatever call. */
+static void forget(int fd)
+{
+	if (!xvm_fdtab_peek(fd))
+		return;
+	xvm_sock_closing(fd);
+	xvm_fdtab_clear(fd);
+}
+
+void xvm_fdtab_dup(int from, int to)
+{
+	struct xvm_file *f = xvm_fdtab_peek(from);
+
+	xvm_fdtab_clear(to);
+	if (!f || atomic_load(&f->kind) == XVM_FILE_OWN)
+		return;
+	f = xvm_fdtab_get(from, atomic_load(&f->kind));
+	if (!f)
+		return;
+	xvm_fdtab_set(to, f);
+	xvm_file_put(f);
+}
+
+XVM_WRAP int close(int fd)
+{
+	if (__builtin_expect(xvm_fdtab_peek(fd) != NULL, 0) && !xvm_in_vfork()) {
+		if (is_own(fd)) {
+			errno = EBADF;
+			return -1;
+		}
+		forget(fd);
+	}
+	return REAL(close)(fd);
+}
+
+XVM_WRAP int __close(int fd)
+{
+	return close(fd);
+}
+
+XVM_WRAP int dup(int fd)
+{
+	int r = REAL(dup)(fd);
+
+	if (r >= 0 && (xvm_fdtab_peek(fd) || xvm_fdtab_peek(r)))
+		xvm_fdtab_dup(fd, r);
+	return r;
+}
+
+static int dup_over(int from, int to, int flags, bool three)
+{
+	int r;
+
+	if ((!xvm_fdtab_peek(from) && !xvm_fdtab_peek(to)) || from == to || to < 0 ||
+	    (flags & ~O_CLOEXEC) || xvm_in_vfork() || REAL(fcntl)(from, F_GETFD) < 0)
+		return three ? REAL(dup3)(from, to, flags) : REAL(dup2)(from, to);
+	if (!xvm_fd_vacate(to)) {
+		errno = EBUSY;
+		return -1;
+	}
+	forget(to);
+	r = three ? REAL(dup3)(from, to, flags) : REAL(dup2)(from, to);
+	if (r >= 0)
+		xvm_fdtab_dup(from, to);
+	return r;
+}
+
+XVM_WRAP int dup2(int from, int to)
+{
+	return dup_over(from, to, 0, false);
+}
+
+XVM_WRAP int __dup2(int from, int to)
+{
+	return dup_over(from, to, 0, false);
+}
+
+XVM_WRAP int dup3(int from, int to, int flags)
+{
+	return dup_over(from, to, flags, true);
+}
+
+/* All but what is ours. */
+static int close_some(unsigned first, unsigned last, int flags)
+{
+	unsigned hi = (unsigned)atomic_load(&xvm_fdtab_hi), from = first;
+	int r = 0;
+
+	for (unsigned fd = first; fd <= last && fd < hi; fd++) {
+		if (!is_own((int)fd)) {
+			forget((int)fd);
+			continue;
+		}
+		if (from < fd)
+			r |= REAL(close_range)(from, fd - 1, flags);
+		from = fd + 1;
+	}
+	if (from <= last)
+		r |= REAL(close_range)(from, last, flags);
+	return r;
+}
+
+XVM_WRAP int close_range(unsigned first, unsigned last, int flags)
+{
+	if (!xvm_fdtab || first > last || flags || xvm_in_vfork())
+		return REAL(close_range)(first, last, flags);
+	return close_some(first, last, 0);
+}
+
+XVM_WRAP void closefrom(int low)
+{
+	if (!xvm_fdtab || xvm_in_vfork())
+		REAL(closefrom)(low);
+	else
+		close_some(low < 0 ? 0 : (unsigned)low, UINT_MAX, 0);
+}
+
+/* What a FILE does with its descriptor no wrapper sees. */
+XVM_WRAP FILE *fdopen(int fd, const char *mode)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	FILE *f = REAL(fdopen)(fd, mode);
+
+	if (s && f) {
+		xvm_sock_never(s, XVM_R_STDIO);
+		if (!xvm_sock_on(s))
+			xvm_fdtab_clear(fd);
+	}
+	if (s)
+		xvm_sock_put(s);
+	return f;
+}
+
+/* By number: what matters to us goes the way of the function of that name. */
+XVM_WRAP long syscall(long nr, ...)
+{
+	long a, b, c, d, e, f;
+	va_list ap;
+
+	va_start(ap, nr);
+	a = va_arg(ap, long);
+	b = va_arg(ap, long);
+	c = va_arg(ap, long);
+	d = va_arg(ap, long);
+	e = va_arg(ap, long);
+	f = va_arg(ap, long);
+	va_end(ap);
+	switch (nr) {
+	case SYS_close:
+		return close((int)a);
+	case SYS_close_range:
+		return close_range((unsigned)a, (unsigned)b, (int)c);
+	case SYS_read:
+		return read((int)a, (void *)b, (size_t)c);
+	case SYS_write:
+		return write((int)a, (void *)b, (size_t)c);
+	case SYS_readv:
+		return readv((int)a, (void *)b, (int)c);
+	case SYS_writev:
+		return writev((int)a, (void *)b, (int)c);
+	case SYS_recvmsg:
+		return recvmsg((int)a, (void *)b, (int)c);
+	case SYS_sendmsg:
+		return sendmsg((int)a, (void *)b, (int)c);
+	case SYS_dup:
+		return dup((int)a);
+	case SYS_dup3:
+		return dup3((int)a, (int)b, (int)c);
+	case SYS_seccomp:
+		xvm_sandbox();
+		break;
+	}
+	return REAL(syscall)(nr, a, b, c, d, e, f);
+}

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shim/link.h"
+
+#include <sys/resource.h>
+
+#include "detect/client.h"
+#include "shim/pool.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "transport/arena.h"
+#include "transport/lock.h"
+#include "transport/sys.h"
+
+#define HELLO_MS 1000	  /* how long a welcome may take */
+#define RETRY_NS 1000000000ull
+#define FD_BASE 900	  /* our own descriptors are moved up to here, if the limit allows */
+
+_Atomic(const struct xvm_shm_table *) xvm_link_table;
+uint64_t xvm_link_seen;
+uint32_t xvm_link_id;
+
+static struct xvm_shm_lock lock;     /* of all below */
+static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
+static int sock = -1;
+static uint64_t next_try;
+static enum xvm_reason why_down = XVM_R_NO_DAEMON;
+static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
+
+static struct xvm_pool peers = XVM_POOL(struct xvm_peer, next, 16384);
+static _Atomic(struct xvm_peer *) by_client[XVM_CLIENTS_MAX];
+
+int xvm_fd_hide(int fd)
+{
+	static struct xvm_file own = { .kind = XVM_FILE_OWN, .users = 1 };
+	struct rlimit rl = { 1024, 1024 };
+	long base, r;
+
+	getrlimit(RLIMIT_NOFILE, &rl);
+	base = rl.rlim_cur > FD_BASE + 64 ? FD_BASE : (long)rl.rlim_cur / 2;
+	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, base, 0, 0, 0);
+	if (r >= 0) {
+		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+		fd = (int)r;
+	}
+	xvm_fdtab_set(fd, &own);
+	return fd;
+}
+
+void xvm_fd_unhide_close(int fd)
+{
+	xvm_fdtab_clear(fd);
+	xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+}
+
+/* ---- the processes at the other ends ------------------------------------ */
+
+static void peer_close(struct xvm_peer *p)
+{
+	uint64_t mask = atomic_exchange(&p->mask, 0);
+
+	for (int i = 0; i < XVM_WAKERS_MAX; i++)
+		if (mask >> i & 1)
+			xvm_fd_unhide_close(atomic_load(&p->efd[i]));
+	atomic_compare_exchange_strong(&by_client[p->client], &(struct xvm_peer *){ p }, NULL);
+	atomic_store(&p->client, 0);
+	xvm_pool_put(&peers, p);
+}
+
+static struct xvm_peer *peer_of(uint32_t client)
+{
+	struct xvm_peer *p;
+
+	if (client >= XVM_CLIENTS_MAX)
+		return NULL;
+	p = atomic_load(&by_client[client]);
+	if (p)
+		return p;
+	p = xvm_pool_get(&peers);
+	if (!p)
+		return NULL;
+	memset(p, 0, sizeof(*p));
+	atomic_store(&p->client, client);
+	atomic_store(&by_client[client], p);
+	return p;
+}
+
+void xvm_link_peer_put(struct xvm_peer *p)
+{
+	if (atomic_fetch_sub(&p->socks, 1) == 1 && atomic_load(&p->gone))
+		peer_close(p);
+}
+
+/* No new socket will refer to it; it goes with the last that does. */
+static void peer_gone(uint32_t client)
+{
+	struct xvm_peer *p =
+		client < XVM_CLIENTS_MAX ? atomic_exchange(&by_client[client], NULL) : NULL;
+
+	if (!p)
+		return;
+	atomic_fetch_add(&p->socks, 1);
+	atomic_store(&p->gone, 1);
+	xvm_link_peer_put(p);
+}
+
+bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
+{
+	uint64_t one = 1, old;
+
+	if (!(atomic_load_explicit(&p->mask, memory_order_acquire) >> index & 1))
+		return false;
+	old = atomic_load_explicit(&p->rung[index], memory_order_acquire);
+	if (old >= seq)
+		return true;
+	/* Ring first, note it then: who sees the note may rely on the ring. */
+	if (xvm_sys6(SYS_write, atomic_load(&p->efd[index]), (long)&one, sizeof(one), 0, 0, 0) < 0)
+		return false;
+	XVM_COUNT(rings);
+	while (old < seq && !atomic_compare_exchange_weak(&p->rung[index], &old, seq))
+		;
+	return true;
+}
+
+/* ---- up and down -------------------------------------------------------- */
+
+static void down(enum xvm_reason why)
+{
+	if (sock >= 0)
+		xvm_fd_unhide_close(sock);
+	sock = -1;
+	why_down = why;
+	next_try = xvm_now_ns() + RETRY_NS;
+}
+
+static int tell_waker(struct xvm_waker *w)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_WAKER;
+	m.arg = w->index;
+	return xvm_proto_send(sock, &m, &w->fd, 1);
+}
+
+static void up_locked(void)
+{
+	const struct xvm_shm_table *t;
+	uint32_t id = 0;
+	int fd, r;
+
+	fd = xvm_client_connect(NULL);
+	if (fd < 0) {
+		down(XVM_R_NO_DAEMON);
+		return;
+	}
+	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &t);
+	if (r < 0 || id >= XVM_CLIENTS_MAX) {
+		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
+		return;
+	}
+	sock = xvm_fd_hide(fd);
+	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a restart. */
+	xvm_link_id = id;
+	__atomic_store_n(&xvm_link_seen, 0, __ATOMIC_RELAXED);
+	atomic_store(&xvm_link_table, t);
+	why_down = XVM_R_NONE;
+	for (int i = 0; i < XVM_WAKERS_MAX; i++)
+		if (atomic_load(&wakers[i]))
+			tell_waker(atomic_load(&wakers[i]));
+	/* Client numbers start anew: what the old daemon said of peers says nothing now. */
+	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
+		peer_gone(i);
+	xvm_log(2, "client %u of xvmd\n", id);
+}
+
+enum xvm_reason xvm_link_up(void)
+{
+	enum xvm_reason why;
+
+	if (xvm_trylock(&lock) < 0)
+		return XVM_R_NO_DAEMON;
+	if (sock < 0 && !xvm_conf.sandboxed && xvm_now_ns() >= next_try)
+		up_locked();
+	why = sock >= 0 ? XVM_R_NONE : why_down;
+	xvm_unlock(&lock);
+	return why;
+}
+
+static int tell(struct xvm_msg *m, const int *fds, int n)
+{
+	int r;
+
+	/* Waits for another thread's few messages, never for the daemon. */
+	if (xvm_lock(&lock) < 0)
+		return -EAGAIN;
+	r = sock < 0 ? -ENOTCONN : xvm_proto_send(sock, m, fds, n);
+	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
+		down(XVM_R_NO_DAEMON);
+	xvm_unlock(&lock);
+	return r;
+}
+
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_OFFER;
+	m.slot = s->slot;
+	m.gen = s->gen;
+	m.arg = atomic_load(&s->ep->role);
+	return tell(&m, (int[]){ fd, half_fd }, 2);
+}
+
+void xvm_link_drop(uint32_t slot, uint32_t gen, bool was_paired)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = was_paired ? XVM_MSG_UNPAIR : XVM_MSG_WITHDRAW;
+	m.slot = slot;
+	m.gen = gen;
+	tell(&m, NULL, 0);
+}
+
+int xvm_link_waker(struct xvm_waker *w)
+{
+	int r = 0;
+
+	atomic_store(&wakers[w->index], w);
+	if (xvm_lock(&lock) < 0)
+		return -EAGAIN;
+	if (sock >= 0)
+		r = tell_waker(w);
+	xvm_unlock(&lock);
+	return r;
+}
+
+/* ---- what xvmd says ------------------------------------------------------ */
+
+static void control(const struct xvm_msg *in)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_CTL_DONE;
+	m.arg = in->arg;
+	m.arg2 = xvm_sock_wish(in->fd, in->arg2 == XVM_CTL_LEAVE);
+	tell(&m, NULL, 0);
+}
+
+static void peer_waker(const struct xvm_msg *m, int *fd)
+{
+	struct xvm_peer *p = peer_of(m->arg2);
+
+	if (!p || m->arg >= XVM_WAKERS_MAX || *fd < 0 ||
+	    (atomic_load(&p->mask) >> m->arg & 1))
+		return;
+	atomic_store(&p->efd[m->arg], xvm_fd_hide(*fd));
+	*fd = -1;
+	atomic_store(&p->rung[m->arg], 0);
+	atomic_fetch_or(&p->mask, 1ull << m->arg);
+}
+
+static void handle(const struct xvm_msg *m, int *fds)
+{
+	struct xvm_peer *p;
+
+	switch (m->type) {
+	case XVM_MSG_SEEN:
+		xvm_sock_seen(m->slot, m->gen);
+		break;
+	case XVM_MSG_PAIRED:
+		p = peer_of(m->arg2);
+		if (p)
+			atomic_fetch_add(&p->socks, 1);
+		if (p && fds[0] >= 0)
+			xvm_sock_answer(m->slot, m->gen, XVM_EP_PAIRED, m->arg, fds[0], p);
+		break;
+	case XVM_MSG_REFUSED:
+		xvm_sock_answer(m->slot, m->gen, XVM_EP_TCP, m->arg, -1, NULL);
+		break;
+	case XVM_MSG_PEER_WAKER:
+		peer_waker(m, &fds[0]);
+		break;
+	case XVM_MSG_PEER_GONE:
+		peer_gone(m->arg2);
+		break;
+	case XVM_MSG_CTL:
+		control(m);
+		break;
+	default:
+		break;
+	}
+}
+
+void xvm_link_handle(void)
+{
+	const struct xvm_shm_table *t = atomic_load(&xvm_link_table);
+	int fds[XVM_PROTO_FDS], r = 0, s;
+	struct xvm_msg m;
+	uint64_t mail;
+
+	/* One thread handles; a signal handler that interrupts it goes on its way. */
+	if (!t || xvm_trylock(&handling) < 0)
+		return;
+	for (int i = 0; i < 256; i++) {
+		mail = atomic_load(&t->mail[xvm_link_id]);
+		s = __atomic_load_n(&sock, __ATOMIC_RELAXED);
+		if (s < 0)
+			break;
+		r = xvm_proto_recv(s, &m, fds, MSG_DONTWAIT);
+		if (r == -EAGAIN) {
+			/* Counted before it was sent: it may be a moment late. */
+			__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
+			break;
+		}
+		if (r < 0)
+			break;
+		handle(&m, fds);
+		for (int k = 0; k < XVM_PROTO_FDS; k++)
+			if (fds[k] >= 0)
+				xvm_sys6(SYS_close, fds[k], 0, 0, 0, 0, 0);
+	}
+	if (r < 0 && r != -EAGAIN && r != -EINTR && xvm_trylock(&lock) == 0) {
+		down(XVM_R_NO_DAEMON);
+		__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
+		xvm_unlock(&lock);
+	}
+	xvm_unlock(&handling);
+}
+
+bool xvm_fd_vacate(int fd)
+{
+	struct xvm_file *f = xvm_fdtab_peek(fd);
+	int to;
+
+	if (!f || atomic_load(&f->kind) != XVM_FILE_OWN)
+		return true;
+	to = (int)xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1, 0, 0, 0);
+	if (to < 0)
+		return false;
+	xvm_fdtab_set(to, f);
+	if (sock == fd)
+		sock = to;
+	if (xvm_arena_fd == fd)
+		xvm_arena_fd = to;
+	for (int i = 0; i < XVM_WAKERS_MAX; i++) {
+		struct xvm_waker *w = atomic_load(&wakers[i]);
+
+		if (w && w->fd == fd)
+			w->fd = to;
+	}
+	for (uint32_t c = 0; c < XVM_CLIENTS_MAX; c++) {
+		struct xvm_peer *p = atomic_load(&by_client[c]);
+
+		for (int i = 0; p && i < XVM_WAKERS_MAX; i++)
+			if ((atomic_load(&p->mask) >> i & 1) && atomic_load(&p->efd[i]) == fd)
+				atomic_store(&p->efd[i], to);
+	}
+	xvm_fdtab_clear(fd);
+	return true;
+}
+
+void xvm_link_off(void)
+{
+	atomic_store(&xvm_link_table, NULL);
+	if (sock >= 0)
+		xvm_fd_unhide_close(sock);
+	sock = -1;
+	next_try = UINT64_MAX;
+}
+
+void xvm_link_forked(void)
+{
+	/* The parent's connection and eventfds are the parent's. What peers' eventfds we inherited still
+	 * ring the same sleepers. */
+	memset(&lock, 0, sizeof(lock));
+	memset(&handling, 0, sizeof(handling));
+	if (sock >= 0)
+		xvm_fd_unhide_close(sock);
+	sock = -1;
+	next_try = 0;
+	why_down = XVM_R_NO_DAEMON;
+	for (int i = 0; i < XVM_WAKERS_MAX; i++)
+		atomic_store(&wakers[i], NULL);
+	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
+		atomic_store(&by_client[i], NULL);
+}

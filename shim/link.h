@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The connection to xvmd, and what is known of the processes at the other ends. No
+ * thread serves it: whoever makes a call looks at the mail word and handles what is there.
+ */
+#ifndef XVM_SHIM_LINK_H
+#define XVM_SHIM_LINK_H
+
+#include "shim/sock.h"
+#include "shim/waker.h"
+
+/* A process at the other end of some connection: its eventfds. Kept until xvmd says it is gone and no
+ * socket refers to it: a descriptor number must not be reused under a ringing thread. */
+struct xvm_peer {
+	_Atomic uint32_t client; /* 0: unused */
+	_Atomic uint32_t next;	 /* pool.h */
+	_Atomic uint32_t socks;	 /* sockets that refer to it */
+	_Atomic uint32_t gone;
+	_Atomic uint64_t mask;	 /* bit i: efd[i] is there */
+	_Atomic int efd[XVM_WAKERS_MAX];
+	_Atomic uint64_t rung[XVM_WAKERS_MAX]; /* highest sleep that was answered */
+};
+
+/* The table, and whether the daemon is there; both may change at any time. */
+extern _Atomic(const struct xvm_shm_table *) xvm_link_table;
+
+/* Connect and say hello if that has not been done or failed more than a second ago. 0, or the
+ * enum xvm_reason that stands against it. */
+enum xvm_reason xvm_link_up(void);
+
+/* Handle what xvmd has sent; cheap where it has sent nothing. */
+void xvm_link_handle(void);
+extern uint64_t xvm_link_seen;
+extern uint32_t xvm_link_id;
+static inline void xvm_link_poll(void)
+{
+	const struct xvm_shm_table *t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
+
+	if (__builtin_expect(t != NULL, 0) &&
+	    atomic_load_explicit(&t->mail[xvm_link_id], memory_order_acquire) !=
+		    __atomic_load_n(&xvm_link_seen, __ATOMIC_RELAXED))
+		xvm_link_handle();
+}
+
+/* 0 or a negative errno. */
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd);
+void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired); /* withdraw or unpair */
+int xvm_link_waker(struct xvm_waker *w);
+
+/* Rule W2: ring eventfd index of a peer for its sleep seq, unless that was done. False: not had. */
+bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq);
+void xvm_link_peer_put(struct xvm_peer *p);
+
+void xvm_link_forked(void);
+
+/* Move one of our own descriptors to a high number, close-on-exec, where the application's close
+ * will not hit it. Returns the new number (the old one is closed), or the old one. */
+int xvm_fd_hide(int fd);
+void xvm_fd_unhide_close(int fd); /* close one that was hidden */
+/* The application is about to put something else on this number: move what is ours. */
+bool xvm_fd_vacate(int fd);
+
+/* A system call filter is about to come into force: no word with the daemon any more. */
+void xvm_link_off(void);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Data by other means: sendfile and splice through a buffer of ours, ioctl's byte counts. */
+#include <linux/sockios.h>
+#include <stdarg.h>
+
+#include "shim/link.h"
+#include "shim/real.h"
+#include "shim/stream.h"
+
+#define CHUNK (32 << 10) /* on the stack of whoever calls */
+
+static bool paired(int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	bool on;
+
+	if (!s)
+		return false;
+	on = xvm_sock_on(s) || xvm_sock_engage(s, fd);
+	xvm_sock_put(s);
+	return on;
+}
+
+/*
+ * Read at off (or at the file's own position), send, and set the position to what was sent.
+ * Reads of a regular file do not wait; the socket's mode decides whether the send does.
+ */
+static ssize_t send_file(int out, int in, off64_t *off, size_t n)
+{
+	char buf[CHUNK];
+	off64_t pos = off ? *off : lseek64(in, 0, SEEK_CUR);
+	ssize_t done = 0, r, w;
+
+	if (pos < 0)
+		return -1;
+	while ((size_t)done < n) {
+		size_t k = n - (size_t)done < CHUNK ? n - (size_t)done : CHUNK;
+
+		r = pread64(in, buf, k, pos + done);
+		if (r <= 0) {
+			if (r < 0 && !done)
+				return -1;
+			break;
+		}
+		w = send(out, buf, (size_t)r, 0);
+		if (w < 0) {
+			if (!done)
+				return -1;
+			break;
+		}
+		done += w;
+		if (w < r)
+			break;
+	}
+	if (off)
+		*off = pos + done;
+	else
+		lseek64(in, pos + done, SEEK_SET);
+	return done;
+}
+
+XVM_WRAP ssize_t sendfile64(int out, int in, off64_t *off, size_t n)
+{
+	if (!paired(out))
+		return REAL(sendfile64)(out, in, off, n);
+	if (off && lseek64(in, 0, SEEK_CUR) < 0)
+		return REAL(sendfile64)(out, in, off, n); /* the kernel's own error */
+	return send_file(out, in, off, n);
+}
+
+XVM_WRAP ssize_t sendfile(int out, int in, off_t *off, size_t n)
+{
+	static_assert(sizeof(off_t) == sizeof(off64_t), "64-bit only");
+	return sendfile64(out, in, (off64_t *)off, n);
+}
+
+/* A pipe on one side, a paired socket on the other: through a buffer, never more than fits. */
+XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n, unsigned flags)
+{
+	char buf[16 << 10];
+	bool from = paired(in), to = paired(out);
+	int dontwait = flags & SPLICE_F_NONBLOCK ? MSG_DONTWAIT : 0;
+	struct pollfd pfd;
+	ssize_t r, w, done;
+
+	if (!from && !to)
+		return REAL(splice)(in, ioff, out, ooff, n, flags);
+	if (ioff || ooff) {
+		errno = ESPIPE;
+		return -1;
+	}
+	if (n > sizeof(buf))
+		n = sizeof(buf);
+	if (from) {
+		int size = fcntl(out, F_GETPIPE_SZ), used = 0;
+
+		/* Bytes that were received must fit: one page of a pipe may hold a single byte. */
+		if (size < 0 || REAL(ioctl)(out, FIONREAD, &used) < 0)
+			return -1;
+		pfd = (struct pollfd){ .fd = out, .events = POLLOUT };
+		if (REAL(poll)(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <=
+		    0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		if (n > 4096)
+			n = used ? 4096 : n; /* POLLOUT promises one page */
+		if (n > (size_t)size)
+			n = (size_t)size;
+		r = recv(in, buf, n, dontwait);
+		for (done = 0; done < r; done += w) {
+			w = REAL(write)(out, buf + done, (size_t)(r - done));
+			if (w < 0) {
+				pfd.revents = 0;
+				if (errno != EAGAIN || REAL(poll)(&pfd, 1, -1) < 0)
+					return -1;
+				w = 0;
+			}
+		}
+		return r;
+	}
+	/* tee() copies without consuming, so what the socket does not take stays in the pipe. */
+	struct xvm_sock *s = xvm_sock_get(out);
+
+	if (!s)
+		return REAL(splice)(in, ioff, out, ooff, n, flags);
+	if (!(xvm_sock_peek(s, EPOLLOUT) & EPOLLOUT) && dontwait) {
+		xvm_sock_put(s);
+		errno = EAGAIN;
+		return -1;
+	}
+	if (n > s->mine.ring_size / 2)
+		n = s->mine.ring_size / 2;
+	xvm_sock_put(s);
+	pfd = (struct pollfd){ .fd = in, .events = POLLIN };
+	if (dontwait && REAL(poll)(&pfd, 1, 0) == 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	pfd = (struct pollfd){ .fd = out, .events = POLLOUT };
+	if (poll(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <= 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	r = REAL(read)(in, buf, n);
+	for (done = 0; done < r; done += w) {
+		w = send(out, buf + done, (size_t)(r - done), 0);
+		if (w < 0) {
+			if (errno != EAGAIN)
+				return done ? done : -1;
+			pfd.revents = 0;
+			poll(&pfd, 1, -1);
+			w = 0;
+		}
+	}
+	return r;
+}
+
+XVM_WRAP int ioctl(int fd, unsigned long req, ...)
+{
+	struct xvm_sock *s;
+	va_list ap;
+	void *arg;
+
+	va_start(ap, req);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	if ((req != FIONREAD && req != SIOCOUTQ && req != FIONBIO) || !(s = xvm_sock_get(fd)))
+		return REAL(ioctl)(fd, req, arg);
+	if (req == FIONBIO) {
+		int r = REAL(ioctl)(fd, req, arg);
+
+		if (r == 0 && *(int *)arg)
+			atomic_fetch_or(&s->ep->flags, XVM_EPF_NONBLOCK);
+		else if (r == 0)
+			atomic_fetch_and(&s->ep->flags, ~XVM_EPF_NONBLOCK);
+		xvm_sock_put(s);
+		return r;
+	}
+	if (!xvm_sock_on(s)) {
+		xvm_sock_put(s);
+		return REAL(ioctl)(fd, req, arg);
+	}
+	*(int *)arg = (int)(req == FIONREAD ? xvm_rx_pending(s, fd) : xvm_tx_pending(s, fd));
+	xvm_sock_put(s);
+	return 0;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of this process: start, forks, exec, sandboxes. Everything is set up by the first of our
+ * constructor and a wrapper that needs it; the environment is read once, then.
+ */
+#include "shim/process.h"
+
+#include <ctype.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdarg.h>
+
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/real.h"
+#include "shim/sock.h"
+#include "shim/stream.h"
+#include "transport/lock.h"
+#include "transport/sys.h"
+
+#define INHERITED 64 /* descriptors looked at after an exec */
+
+struct xvm_conf xvm_conf = {
+	.ring_size = 256 << 10,
+	.spin_us = 50,
+	.offer_after = 8,
+};
+
+static _Atomic int my_pid;
+static _Atomic int started; /* 0 no, 1 under way, 2 done */
+
+int xvm_pid(void)
+{
+	int pid = atomic_load_explicit(&my_pid, memory_order_relaxed);
+
+	if (!pid) {
+		pid = (int)xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0);
+		atomic_store(&my_pid, pid);
+	}
+	return pid;
+}
+
+bool xvm_in_vfork(void)
+{
+	return xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0) != xvm_pid();
+}
+
+void xvm_log(int level, const char *fmt, ...)
+{
+	char buf[256];
+	va_list ap;
+	int n, saved = errno;
+
+	if (level > xvm_conf.log || xvm_conf.sandboxed)
+		return;
+	n = snprintf(buf, sizeof(buf), "xvm[%d]: ", xvm_pid());
+	va_start(ap, fmt);
+	n += vsnprintf(buf + n, sizeof(buf) - (size_t)n, fmt, ap);
+	va_end(ap);
+	if (n >= (int)sizeof(buf))
+		n = sizeof(buf) - 1;
+	xvm_sys6(SYS_write, 2, (long)buf, n, 0, 0, 0);
+	errno = saved;
+}
+
+static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
+{
+	const char *s = getenv(name);
+	unsigned long long v;
+	char *end;
+
+	if (!s || !isdigit((unsigned char)*s))
+		return fallback;
+	v = strtoull(s, &end, 10);
+	if (*end == 'k' || *end == 'K')
+		v <<= 10, end++;
+	else if (*end == 'm' || *end == 'M')
+		v <<= 20, end++;
+	if (*end)
+		return fallback;
+	return v > max ? max : (uint32_t)v;
+}
+
+/* ---- forks --------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+	xvm_sock_forking();
+}
+
+static void in_child(void)
+{
+	atomic_store(&my_pid, (int)xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0));
+	xvm_lock_forked();
+	xvm_lock_tid(); /* now: a sandbox may forbid it later */
+	xvm_link_forked();
+	xvm_waker_forked();
+	xvm_epoll_forked();
+	xvm_sock_forked();
+}
+
+/* ---- start --------------------------------------------------------------- */
+
+bool xvm_is_tcp(int fd)
+{
+	int v = 0;
+	socklen_t len = sizeof(v);
+
+	return xvm_sys6(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, (long)&v, (long)&len, 0) == 0 &&
+	       v == IPPROTO_TCP;
+}
+
+void xvm_adopt(int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+
+	if (!xvm_fdtab_peek(fd) && xvm_is_tcp(fd) &&
+	    xvm_sys6(SYS_getpeername, fd, (long)&sa, (long)&len, 0, 0, 0) == 0)
+		xvm_sock_track(fd, XVM_ROLE_UNKNOWN);
+}
+
+bool xvm_init(void)
+{
+	int zero = 0;
+
+	if (atomic_load_explicit(&started, memory_order_acquire) == 2)
+		return !xvm_conf.disabled;
+	if (!atomic_compare_exchange_strong(&started, &zero, 1))
+		return false; /* by ourselves, or by another thread that is at it */
+	xvm_conf.disabled = getenv("XVM_DISABLE") != NULL;
+	xvm_conf.log = (int)number("XVM_LOG", 0, 9);
+	xvm_conf.ring_size = number("XVM_RING_SIZE", xvm_conf.ring_size, XVM_RING_MAX);
+	xvm_conf.spin_us = number("XVM_SPIN_US", xvm_conf.spin_us, 1000000);
+	xvm_conf.offer_after = number("XVM_OFFER_AFTER", xvm_conf.offer_after, INT_MAX);
+	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
+		xvm_conf.disabled = true;
+	atomic_store(&started, 2);
+	if (xvm_conf.disabled)
+		return false;
+	xvm_pid();
+	pthread_atfork(before_fork, NULL, in_child);
+	for (int fd = 0; fd < INHERITED; fd++)
+		xvm_adopt(fd);
+	return true;
+}
+
+__attribute__((constructor)) static void start(void)
+{
+	xvm_init();
+}
+
+/* ---- exec and sandboxes --------------------------------------------------- */
+
+/* The new program image knows nothing of a ring: what it inherits has to be on TCP. */
+static void before_exec(void)
+{
+	extern _Atomic int xvm_fdtab_hi;
+	int hi = atomic_load(&xvm_fdtab_hi);
+
+	if (!xvm_fdtab || xvm_in_vfork())
+		return;
+	for (int fd = 0; fd < hi; fd++) {
+		struct xvm_sock *s = xvm_sock_get(fd);
+		int fl;
+
+		if (!s)
+			continue;
+		fl = REAL(fcntl)(fd, F_GETFD);
+		if (xvm_sock_on(s) && fl >= 0 && !(fl & FD_CLOEXEC)) {
+			xvm_sock_never(s, XVM_R_EXEC);
+			xvm_tx_leave(s, fd, XVM_R_EXEC);
+		}
+		xvm_sock_put(s);
+	}
+}
+
+XVM_WRAP int execve(const char *path, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(execve)(path, argv, envp);
+}
+
+XVM_WRAP int execv(const char *path, char *const argv[])
+{
+	before_exec();
+	return REAL(execv)(path, argv);
+}
+
+XVM_WRAP int execvp(const char *file, char *const argv[])
+{
+	before_exec();
+	return REAL(execvp)(file, argv);
+}
+
+XVM_WRAP int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(execvpe)(file, argv, envp);
+}
+
+XVM_WRAP int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(fexecve)(fd, argv, envp);
+}
+
+XVM_WRAP int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
+{
+	before_exec();
+	return REAL(execveat)(dir, path, argv, envp, flags);
+}
+
+void xvm_sandbox(void)
+{
+	if (!xvm_fdtab || xvm_conf.sandboxed)
+		return;
+	xvm_conf.sandboxed = true;
+	xvm_link_off();
+}
+
+XVM_WRAP int prctl(int op, ...)
+{
+	unsigned long a, b, c, d;
+	va_list ap;
+
+	va_start(ap, op);
+	a = va_arg(ap, unsigned long);
+	b = va_arg(ap, unsigned long);
+	c = va_arg(ap, unsigned long);
+	d = va_arg(ap, unsigned long);
+	va_end(ap);
+	if (op == PR_SET_SECCOMP)
+		xvm_sandbox();
+	return REAL(prctl)(op, a, b, c, d);
+}

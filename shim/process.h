@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of this process: start, forks, exec, sandboxes. process.c and init.c. */
+#ifndef XVM_SHIM_PROCESS_H
+#define XVM_SHIM_PROCESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct xvm_conf {
+	bool disabled;	     /* XVM_DISABLE, or what we need is not to be had */
+	bool sandboxed;	     /* a system call filter is in force */
+	uint32_t ring_size;  /* XVM_RING_SIZE, bytes */
+	uint32_t spin_us;    /* XVM_SPIN_US */
+	uint32_t offer_after; /* XVM_OFFER_AFTER: data calls before a socket is offered */
+	int log;	     /* XVM_LOG: 0 silent, 1 errors, 2 what becomes of each connection */
+};
+extern struct xvm_conf xvm_conf;
+
+/* Set up once, from the constructor or the first wrapper that needs it. False: stay out of it. */
+bool xvm_init(void);
+
+/* Are we the child of a vfork, in our parent's memory? Costs a system call. */
+bool xvm_in_vfork(void);
+int xvm_pid(void); /* of the process whose memory this is */
+
+/* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */
+bool xvm_is_tcp(int fd);
+void xvm_adopt(int fd);
+/* From now on only system calls that the application makes too: read, write, poll. */
+void xvm_sandbox(void);
+
+void xvm_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The receiving direction: consent (R1), the boundary from TCP to the ring (R2), the ring (R3),
+ * back to TCP (R4), the end (R5). Everything named *_locked runs under ep->rx_lock, and
+ * never waits: to wait is xvm_sock_wait()'s part, without the lock.
+ */
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/stream.h"
+#include "transport/lock.h"
+
+#define EMPTY_LOOKS 16 /* vain looks at an empty ring before the kernel is asked */
+
+enum { EOF_NONE, EOF_FIN };
+
+/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
+enum { ST_ESTABLISHED = 1, ST_FIN_WAIT1 = 4, ST_FIN_WAIT2 = 5 };
+
+/* R1: bytes taken from the kernel so far, as the kernel counts them. */
+static int position(int fd, uint64_t *pos)
+{
+	struct tcp_info a, b;
+	int inq;
+
+	for (int tries = 0; tries < 8; tries++) {
+		socklen_t la = sizeof(a), lb = sizeof(b);
+
+		memset(&a, 0, sizeof(a));
+		memset(&b, 0, sizeof(b));
+		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
+		    REAL(ioctl)(fd, SIOCINQ, &inq) < 0 ||
+		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
+			return -errno;
+		/* A FIN counts one; the second state is older than the second count. */
+		if (b.tcpi_state != ST_ESTABLISHED && b.tcpi_state != ST_FIN_WAIT1 &&
+		    b.tcpi_state != ST_FIN_WAIT2)
+			return -ENOTCONN;
+		if (a.tcpi_bytes_received == b.tcpi_bytes_received) {
+			*pos = a.tcpi_bytes_received - (uint64_t)inq;
+			return 0;
+		}
+	}
+	return -EAGAIN;
+}
+
+static void consent_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t pos;
+	int r;
+
+	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
+	    (atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
+		return;
+	if (atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
+		return;
+	if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
+		r = position(fd, &pos);
+		if (r == -EAGAIN)
+			return;
+		if (r < 0) {
+			atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+			return;
+		}
+		ep->rx_tcp_got = pos;
+		atomic_fetch_or(&ep->flags, XVM_EPF_RX_POS);
+	}
+	atomic_store(&s->mine.shm->consent, 1);
+}
+
+/* One kernel receive of at most limit bytes, never waiting. */
+static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
+{
+	int flags = (io->flags & ~MSG_WAITALL) | MSG_DONTWAIT;
+	struct iovec one;
+	struct msghdr mh;
+	ssize_t r;
+
+	if (io->off == 0 && io->left <= limit && io->msg) {
+		r = REAL(recvmsg)(fd, io->msg, flags);
+		return r < 0 ? -errno : r;
+	}
+	memset(&mh, 0, sizeof(mh));
+	mh.msg_iov = io->iov;
+	mh.msg_iovlen = io->iovcnt;
+	if (io->off || io->left > limit) {
+		one.iov_base = (char *)io->iov[0].iov_base + io->off;
+		one.iov_len = io->iov[0].iov_len - io->off;
+		if (one.iov_len > limit)
+			one.iov_len = limit;
+		mh.msg_iov = &one;
+		mh.msg_iovlen = 1;
+	}
+	r = REAL(recvmsg)(fd, &mh, flags);
+	return r < 0 ? -errno : r;
+}
+
+/* Throw away at most n bytes that are known to be pads. */
+static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
+{
+	ssize_t r;
+
+	if (n > 1 << 20)
+		n = 1 << 20;
+	r = REAL(recv)(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+	if (r < 0)
+		return -errno;
+	s->ep->rx_tcp_got += (uint64_t)r;
+	s->ep->rx_pads += (uint64_t)r;
+	return r;
+}
+
+static void eof_locked(struct xvm_sock *s)
+{
+	s->ep->rx_eof = EOF_FIN;
+	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
+		xvm_epoll_changed(s);
+}
+
+static void reach_locked(struct xvm_sock *s, uint64_t epoch)
+{
+	s->ep->rx_epoch = epoch;
+	atomic_store_explicit(&s->mine.shm->reached, epoch, memory_order_release);
+	xvm_epoll_changed(s);
+}
+
+/* Copy from the ring into the call's buffer. */
+static size_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uint64_t avail)
+{
+	size_t want = io->left < avail ? io->left : (size_t)avail, done = 0, off = io->off;
+
+	if (io->flags & MSG_TRUNC)
+		return want; /* TCP: thrown away, not copied */
+	for (size_t i = 0; done < want; i++, off = 0) {
+		size_t k = io->iov[i].iov_len - off;
+
+		if (k > want - done)
+			k = want - done;
+		xvm_half_get(&s->peer, pos + done, (char *)io->iov[i].iov_base + off, k);
+		done += k;
+	}
+	return want;
+}
+
+/*
+ * Pass the boundaries that have been reached. What is there then:
+ * bytes of the ring in *avail, or (0) nothing that shared memory knows of. Negative: broken.
+ */
+static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+
+	for (;;) {
+		uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
+		uint64_t end;
+
+		*avail = 0;
+		if (epoch != ep->rx_epoch && epoch != ep->rx_epoch + 1)
+			return xvm_sock_broken(s, fd);
+		if (!(ep->rx_epoch & 1)) { /* on TCP */
+			uint64_t bnd = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed);
+
+			if (epoch == ep->rx_epoch)
+				return 0;
+			if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS) ||
+			    (int64_t)(bnd - ep->rx_tcp_got) < 0 ||
+			    atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != ep->rx_tail)
+				return xvm_sock_broken(s, fd);
+			if (bnd != ep->rx_tcp_got)
+				return 0;
+			reach_locked(s, epoch);
+			continue;
+		}
+		if (epoch == ep->rx_epoch) {
+			end = s->peer_head;
+			if ((int64_t)(end - ep->rx_tail) <= 0)
+				end = atomic_load_explicit(&p->head, memory_order_acquire);
+		} else {
+			end = atomic_load_explicit(&p->bnd_ring, memory_order_relaxed);
+		}
+		*avail = end - ep->rx_tail;
+		if (*avail > s->peer.ring_size)
+			return xvm_sock_broken(s, fd);
+		s->peer_head = end;
+		if (*avail || epoch == ep->rx_epoch)
+			return 0;
+		/* R4: drained, and the sender has left. Pads up to the boundary, then TCP. */
+		uint64_t due = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) - ep->rx_tcp_got;
+
+		if ((int64_t)due < 0)
+			return xvm_sock_broken(s, fd);
+		if (due) {
+			ssize_t r = discard(s, fd, due);
+
+			if (r == 0)
+				eof_locked(s);
+			else if (r < 0 && r != -EAGAIN && !ep->rx_err)
+				ep->rx_err = (int32_t)-r;
+			if (r <= 0)
+				return 0;
+			continue;
+		}
+		reach_locked(s, epoch);
+	}
+}
+
+/* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */
+static bool ask_kernel_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t due;
+	ssize_t r;
+	char c;
+
+	if (ep->rx_eof || ep->rx_err)
+		return false;
+	ep->rx_kcheck = 0;
+	for (int looks = 0;; looks++) {
+		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
+		if (due > 0 && due < (1u << 30)) {
+			r = discard(s, fd, due);
+		} else {
+			r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+			if (r < 0)
+				r = -errno;
+			/* S4: a pad is counted before it is sent; look at the count again. */
+			if (r > 0) {
+				if (atomic_load(&p->epoch) != ep->rx_epoch)
+					return true;
+				if (looks < 3)
+					continue;
+				xvm_sock_broken(s, fd);
+				return true;
+			}
+		}
+		if (r > 0)
+			continue;
+		if (r == 0)
+			eof_locked(s);
+		else if (r != -EAGAIN && r != -EINTR)
+			ep->rx_err = (int32_t)-r;
+		/* R3: what was published before the kernel said so is there by now. */
+		return r == 0 || ep->rx_err ||
+		       atomic_load(&p->head) != ep->rx_tail || atomic_load(&p->epoch) != ep->rx_epoch;
+	}
+}
+
+static ssize_t end_locked(struct xvm_sock *s)
+{
+	int err = s->ep->rx_err;
+
+	if (err && err != EPIPE) {
+		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
+		eof_locked(s);
+		return -err;
+	}
+	return 0;
+}
+
+/* Bytes taken (or peeked), 0 at the end, -EAGAIN where there is nothing now. */
+static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t avail, epoch, bnd, limit;
+	ssize_t r;
+	int err;
+
+	consent_locked(s, fd);
+	for (;;) {
+		err = settle_locked(s, fd, &avail);
+		if (err)
+			return err;
+		if (avail) {
+			size_t n = copy_out(s, io, ep->rx_tail, avail);
+
+			if (!(io->flags & MSG_PEEK)) {
+				ep->rx_tail += n;
+				atomic_store_explicit(&ep->n_rx_ring, ep->rx_tail,
+						      memory_order_relaxed);
+				/* The bytes are ours before the peer may overwrite them: pairs with the
+				 * acquire of tail in tx.c. */
+				atomic_store_explicit(&s->mine.shm->tail, ep->rx_tail,
+						      memory_order_release);
+			}
+			s->rx_empty = 0;
+			if (io->msg) {
+				io->msg->msg_namelen = 0;
+				io->msg->msg_controllen = 0;
+				io->msg->msg_flags = 0;
+			}
+			return (ssize_t)n;
+		}
+		epoch = ep->rx_epoch;
+		if (epoch & 1) { /* on the ring, and it is empty */
+			uint64_t fin = atomic_load_explicit(&p->fin, memory_order_acquire);
+
+			if (fin && fin == ep->rx_tail + 1 && atomic_load(&p->epoch) == epoch)
+				eof_locked(s);
+			if (ep->rx_eof || ep->rx_err)
+				return end_locked(s);
+			if (atomic_load(&p->epoch) != epoch)
+				return -EAGAIN; /* left; the pad is under way */
+			if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
+				ep->rx_kcheck = 1;
+			if ((ep->rx_kcheck || ++s->rx_empty % EMPTY_LOOKS == 0) &&
+			    ask_kernel_locked(s, fd))
+				continue;
+			return -EAGAIN;
+		}
+		if (ep->rx_err)
+			return end_locked(s);
+		limit = UINT64_MAX;
+		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
+			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
+				ep->rx_tcp_got;
+		r = kernel_recv(fd, io, limit);
+		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
+		    (atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
+			bnd = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed);
+			if (r > 0) { /* R2: what lies behind the boundary is pads */
+				uint64_t over = 0, got = ep->rx_tcp_got + (uint64_t)r;
+
+				if ((int64_t)(got - bnd) > 0)
+					over = got - bnd;
+				if (over > (uint64_t)r)
+					return xvm_sock_broken(s, fd);
+				if (!(io->flags & MSG_PEEK)) {
+					ep->rx_tcp_got = got;
+					ep->rx_pads += over;
+					atomic_fetch_add_explicit(&ep->n_rx_tcp,
+								  (uint64_t)r - over,
+								  memory_order_relaxed);
+				}
+				r -= (ssize_t)over;
+				if (r == 0) {
+					if ((io->flags & MSG_PEEK) && bnd != ep->rx_tcp_got)
+						return xvm_sock_broken(s, fd);
+					continue;
+				}
+				return r;
+			}
+			if (bnd == ep->rx_tcp_got) {
+				/* R3: the ring goes before what the kernel says. */
+				if (r == 0)
+					eof_locked(s);
+				else if (r != -EAGAIN && r != -EINTR)
+					ep->rx_err = (int32_t)-r;
+				continue;
+			}
+		}
+		if (r > 0 && !(io->flags & MSG_PEEK)) {
+			ep->rx_tcp_got += (uint64_t)r;
+			atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r, memory_order_relaxed);
+		}
+		if (r == 0 && io->left)
+			eof_locked(s);
+		return r;
+	}
+}
+
+ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
+	uint64_t deadline = 0;
+	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
+	ssize_t r, done = 0;
+
+	if (io->left == 0)
+		return 0;
+	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
+		r = REAL(recvmsg)(fd, io->msg ? io->msg
+					      : &(struct msghdr){ .msg_iov = io->iov,
+								  .msg_iovlen = io->iovcnt },
+				  io->flags);
+		return r < 0 ? -errno : r;
+	}
+	for (;;) {
+		r = xvm_lock(&ep->rx_lock);
+		if (r < 0)
+			return wait ? -EINTR : -EAGAIN;
+		r = take_locked(s, fd, io);
+		xvm_unlock(&ep->rx_lock);
+		if (r > 0) {
+			if (io->flags & MSG_PEEK)
+				return r;
+			xvm_rx_room(s, fd);
+			done += (ssize_t)xvm_io_advance(io, (size_t)r);
+			if (!(io->flags & MSG_WAITALL) || io->left == 0)
+				return done;
+			continue;
+		}
+		if (r != -EAGAIN || !wait)
+			break;
+		if (timeo && !deadline)
+			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
+		r = xvm_sock_wait(s, fd, EPOLLIN, deadline, timeo != 0);
+		if (r < 0)
+			break;
+	}
+	return done ? done : r;
+}
+
+void xvm_rx_room(struct xvm_sock *s, int fd)
+{
+	uint64_t word, used;
+
+	/* W1, W2: tail is out before the word is read; pairs with the fence in xvm_sock_arm(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	word = atomic_load_explicit(&s->peer.shm->sleep_room, memory_order_relaxed);
+	if (word == atomic_load_explicit(&s->rung_room, memory_order_relaxed))
+		return;
+	used = atomic_load_explicit(&s->peer.shm->head, memory_order_relaxed) -
+	       atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
+	if (used <= s->peer.ring_size / 2) /* W5 */
+		xvm_tx_wake(s, fd, word, &s->rung_room, false);
+}
+
+bool xvm_rx_peek(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
+	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch;
+
+	if (mine & 1) {
+		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
+
+		if (epoch != mine)
+			return true; /* left: there is a boundary to pass */
+		fin = atomic_load_explicit(&p->fin, memory_order_relaxed);
+		return atomic_load_explicit(&p->head, memory_order_acquire) != tail ||
+		       (fin && fin == tail + 1) || ep->rx_eof || ep->rx_err;
+	}
+	return epoch != mine && atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
+					*(volatile uint64_t *)&ep->rx_tcp_got;
+}
+
+uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail;
+	uint32_t out = 0;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return xvm_rx_peek(s) ? EPOLLIN : 0;
+	consent_locked(s, fd);
+	if (kernel)
+		ep->rx_kcheck = 1;
+	do {
+		if (settle_locked(s, fd, &avail) < 0) {
+			out = EPOLLIN;
+			break;
+		}
+		if (avail) {
+			out = EPOLLIN;
+			/* Pads must not stay: a level-triggered wait would spin on them. */
+			if (kernel & EPOLLIN && (ep->rx_epoch & 1))
+				ask_kernel_locked(s, fd);
+			break;
+		}
+		if (ep->rx_eof || ep->rx_err) {
+			out = EPOLLIN;
+			break;
+		}
+		if (!(ep->rx_epoch & 1)) {
+			out = kernel & EPOLLIN;
+			break;
+		}
+		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&
+		    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch) {
+			eof_locked(s);
+			out = EPOLLIN;
+			break;
+		}
+		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch)
+			break; /* the leave pad is under way and will be reported */
+	} while (ep->rx_kcheck && ask_kernel_locked(s, fd));
+	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
+		out |= EPOLLIN;
+	if (atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT))
+		out |= EPOLLRDHUP;
+	xvm_unlock(&ep->rx_lock);
+	return out;
+}
+
+size_t xvm_rx_pending(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail = 0, epoch;
+	int inq = 0;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return 0;
+	consent_locked(s, fd);
+	if (settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
+		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
+		REAL(ioctl)(fd, SIOCINQ, &inq);
+		avail = (uint64_t)inq;
+		epoch |= atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
+		if (epoch != ep->rx_epoch) {
+			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
+
+			if (avail > left)
+				avail = left;
+		}
+	}
+	xvm_unlock(&ep->rx_lock);
+	return (size_t)avail;
+}
+
+bool xvm_rx_finish(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail = 0;
+	bool unread;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return false;
+	if (settle_locked(s, fd, &avail) == 0 && (ep->rx_epoch & 1))
+		ask_kernel_locked(s, fd);
+	if (avail == 0)
+		settle_locked(s, fd, &avail);
+	unread = avail != 0;
+	atomic_store(&s->mine.shm->rx_closed, 1);
+	xvm_unlock(&ep->rx_lock);
+	return unread;
+}

@@ -1,0 +1,800 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A tracked socket's life: tracked at connect or accept, offered once it has made enough
+ * calls, paired when xvmd answers, disposed of with its last descriptor. And what waits
+ * need of it: readiness, arming, sleeping.
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include "detect/client.h"
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/pool.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/stream.h"
+#include "shim/waker.h"
+#include "transport/arena.h"
+#include "transport/lock.h"
+#include "transport/sys.h"
+
+struct xvm_shm_arena *xvm_arena;
+int xvm_arena_fd = -1;
+
+static struct xvm_pool socks = XVM_POOL(struct xvm_sock, file.next, XVM_ARENA_EPS);
+static _Atomic(struct xvm_sock *) by_slot[XVM_ARENA_EPS];
+extern _Atomic int xvm_fdtab_hi;
+
+struct xvm_sock *xvm_sock_get(int fd)
+{
+	struct xvm_file *f = xvm_fdtab_peek(fd);
+
+	if (!f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_SOCK)
+		return NULL;
+	return (struct xvm_sock *)xvm_fdtab_get(fd, XVM_FILE_SOCK);
+}
+
+void xvm_sock_put(struct xvm_sock *s)
+{
+	xvm_file_put(&s->file);
+}
+
+/* ---- tracking ---------------------------------------------------------- */
+
+void xvm_sock_track(int fd, enum xvm_role role)
+{
+	struct xvm_shm_ep *ep;
+	struct xvm_sock *s;
+
+	if (!xvm_arena) {
+		int afd, zero = -1;
+		struct xvm_shm_arena *a = xvm_arena_create(&afd);
+
+		if (!a)
+			return;
+		/* Two threads at once: one arena wins. */
+		if (!__atomic_compare_exchange_n(&xvm_arena, &(struct xvm_shm_arena *){ NULL }, a, false,
+						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+			xvm_arena_close(a);
+			xvm_sys6(SYS_close, afd, 0, 0, 0, 0, 0);
+		} else {
+			afd = xvm_fd_hide(afd);
+			__atomic_compare_exchange_n(&xvm_arena_fd, &zero, afd, false,
+						    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		}
+	}
+	ep = xvm_arena_alloc(xvm_arena);
+	if (!ep)
+		return;
+	s = xvm_pool_get(&socks);
+	if (!s) {
+		xvm_arena_free(xvm_arena, ep);
+		return;
+	}
+	/* file.users may be touched by a stale lookup: it is only ever added to and taken from. */
+	atomic_store(&s->file.nfds, 0);
+	atomic_store(&s->paired, 0);
+	memset((char *)s + offsetof(struct xvm_sock, inherited), 0,
+	       sizeof(*s) - offsetof(struct xvm_sock, inherited));
+	s->ep = ep;
+	s->slot = xvm_arena_slot(xvm_arena, ep);
+	s->gen = atomic_load(&ep->gen);
+	atomic_store(&ep->role, role);
+	atomic_store(&ep->reason, XVM_R_NEW);
+	atomic_store(&ep->pid, xvm_pid());
+	atomic_store(&ep->fd, fd);
+	atomic_store(&ep->holders[0].mapped, 0);
+	atomic_store(&ep->holders[0].pid, xvm_pid());
+	atomic_store(&by_slot[s->slot], s);
+	atomic_store(&s->file.kind, XVM_FILE_SOCK);
+	XVM_COUNT(connections);
+	xvm_fdtab_set(fd, &s->file);
+}
+
+/* Other processes that hold the socket and live. */
+static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
+{
+	unsigned n = atomic_load(&ep->unmapped);
+	int me = xvm_pid();
+
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = atomic_load(&ep->holders[i].pid);
+
+		if (pid == 0 || pid == me)
+			continue;
+		if (xvm_sys6(SYS_kill, pid, 0, 0, 0, 0, 0) == -ESRCH) {
+			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+			continue;
+		}
+		if (!unmapped_only || !atomic_load(&ep->holders[i].mapped))
+			n++;
+	}
+	return n;
+}
+
+bool xvm_sock_unmapped(struct xvm_shm_ep *ep)
+{
+	return other_holders(ep, true) != 0;
+}
+
+static void set_mapped(struct xvm_shm_ep *ep)
+{
+	for (int i = 0; i < XVM_HOLDERS; i++)
+		if (atomic_load(&ep->holders[i].pid) == xvm_pid())
+			atomic_store(&ep->holders[i].mapped, 1);
+}
+
+/* ---- offering ---------------------------------------------------------- */
+
+static void local_options(struct xvm_shm_ep *ep, int fd)
+{
+	struct timeval tv;
+	socklen_t len = sizeof(tv);
+	int v, fl = REAL(fcntl)(fd, F_GETFL);
+
+	if (fl >= 0 && (fl & O_NONBLOCK))
+		atomic_fetch_or(&ep->flags, XVM_EPF_NONBLOCK);
+	else
+		atomic_fetch_and(&ep->flags, ~XVM_EPF_NONBLOCK);
+	memset(&tv, 0, sizeof(tv));
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, &len))
+		atomic_store(&ep->rcvtimeo_us, (int64_t)tv.tv_sec * 1000000 + tv.tv_usec);
+	memset(&tv, 0, sizeof(tv));
+	len = sizeof(tv);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, &len))
+		atomic_store(&ep->sndtimeo_us, (int64_t)tv.tv_sec * 1000000 + tv.tv_usec);
+	len = sizeof(v);
+	v = 0;
+	REAL(getsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, &v, &len);
+	atomic_store(&ep->opt_nodelay, (uint32_t)v);
+	len = sizeof(v);
+	v = 0;
+	REAL(getsockopt)(fd, IPPROTO_TCP, TCP_CORK, &v, &len);
+	atomic_store(&ep->opt_cork, (uint32_t)v);
+	/* A pad must not wait for an acknowledgement or a cork. */
+	v = 0;
+	REAL(setsockopt)(fd, IPPROTO_TCP, TCP_CORK, &v, sizeof(v));
+	v = 1;
+	REAL(setsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, &v, sizeof(v));
+}
+
+static bool supported(int fd)
+{
+	socklen_t len = sizeof(int);
+	int v = 0;
+
+	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
+		return false;
+	len = sizeof(v);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_ZEROCOPY, &v, &len) && v)
+		return false;
+	len = sizeof(v);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_OOBINLINE, &v, &len) && v)
+		return false;
+	return true;
+}
+
+/* Why it cannot be offered now, or XVM_R_OFFERED. */
+static enum xvm_reason offer(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	const struct xvm_shm_table *t;
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	enum xvm_reason why;
+	uint32_t flags;
+	int hfd, r;
+
+	if (xvm_conf.sandboxed)
+		return XVM_R_SECCOMP;
+	if (atomic_load(&ep->flags) & (XVM_EPF_TX_SHUT | XVM_EPF_RX_SHUT))
+		return XVM_R_NEW;
+	if (other_holders(ep, false))
+		return XVM_R_SHARED;
+	if (REAL(syscall)(SYS_getpeername, fd, &sa, &len) < 0 ||
+	    xvm_client_addr((struct sockaddr *)&sa, len, ep->raddr, &ep->rport) < 0)
+		return XVM_R_NEW;
+	len = sizeof(sa);
+	if (REAL(syscall)(SYS_getsockname, fd, &sa, &len) < 0 ||
+	    xvm_client_addr((struct sockaddr *)&sa, len, ep->laddr, &ep->lport) < 0)
+		return XVM_R_NEW;
+	why = xvm_link_up();
+	if (why)
+		return why;
+	t = atomic_load(&xvm_link_table);
+	if (!t)
+		return XVM_R_NO_DAEMON;
+	s->res_seq = atomic_load(&t->seq);
+	flags = xvm_client_resident(t, ep->raddr);
+	if (!flags)
+		return XVM_R_NOT_RESIDENT;
+	if (flags & XVM_RES_AMBIGUOUS)
+		return XVM_R_AMBIGUOUS;
+	if (!supported(fd))
+		return XVM_R_UNSUPPORTED;
+	r = xvm_half_create(&s->mine, xvm_conf.ring_size, &hfd);
+	if (r < 0)
+		return XVM_R_NO_MEMORY;
+	atomic_store(&ep->state, XVM_EP_OFFERED);
+	atomic_store(&ep->reason, XVM_R_OFFERED);
+	r = xvm_link_offer(s, fd, hfd);
+	xvm_sys6(SYS_close, hfd, 0, 0, 0, 0, 0);
+	if (r < 0) {
+		xvm_half_close(&s->mine);
+		atomic_store(&ep->state, XVM_EP_CANDIDATE);
+		return XVM_R_NO_DAEMON;
+	}
+	XVM_COUNT(offers);
+	return XVM_R_OFFERED;
+}
+
+bool xvm_sock_engage(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	const struct xvm_shm_table *t;
+	enum xvm_reason why;
+	uint32_t calls, candidate = XVM_EP_CANDIDATE;
+
+	xvm_link_poll();
+	if (xvm_sock_on(s))
+		return true;
+	if (atomic_load_explicit(&ep->state, memory_order_relaxed) != XVM_EP_CANDIDATE)
+		return false;
+	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
+	if (why == XVM_R_NOT_RESIDENT || why == XVM_R_AMBIGUOUS) {
+		t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
+		if (t && atomic_load_explicit(&t->seq, memory_order_relaxed) == s->res_seq)
+			return false;
+	}
+	calls = atomic_fetch_add_explicit(&ep->calls, 1, memory_order_relaxed);
+	if (calls < xvm_conf.offer_after || (why != XVM_R_NEW && calls % 64))
+		return false;
+	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
+		return false;
+	/* One thread tries; OFFERED while it does, so that nobody else starts. */
+	if (!atomic_compare_exchange_strong(&ep->state, &candidate, XVM_EP_OFFERED))
+		return false;
+	atomic_store(&ep->pid, xvm_pid());
+	atomic_store(&ep->fd, fd);
+	why = offer(s, fd);
+	if (why != XVM_R_OFFERED) {
+		atomic_store(&ep->reason, why);
+		if (why == XVM_R_UNSUPPORTED || why == XVM_R_SECCOMP)
+			atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+		atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	}
+	return xvm_sock_on(s);
+}
+
+static int any_fd(struct xvm_sock *s)
+{
+	int fd = atomic_load(&s->ep->fd), hi = atomic_load(&xvm_fdtab_hi);
+
+	if (xvm_fdtab_peek(fd) == &s->file)
+		return fd;
+	for (fd = 0; fd < hi; fd++)
+		if (xvm_fdtab_peek(fd) == &s->file)
+			return fd;
+	return -1;
+}
+
+static struct xvm_sock *slot_get(uint32_t slot, uint32_t gen, int *fd)
+{
+	struct xvm_sock *s;
+
+	if (slot >= XVM_ARENA_EPS || !(s = atomic_load(&by_slot[slot])))
+		return NULL;
+	*fd = any_fd(s);
+	if (*fd < 0 || xvm_sock_get(*fd) != s) /* a wrong reference can only be a closing race */
+		return NULL;
+	if (s->gen != gen) {
+		xvm_sock_put(s);
+		return NULL;
+	}
+	return s;
+}
+
+void xvm_sock_seen(uint32_t slot, uint32_t gen)
+{
+	int fd;
+	struct xvm_sock *s = slot_get(slot, gen, &fd);
+
+	if (!s)
+		return;
+	atomic_fetch_or(&s->ep->flags, XVM_EPF_SEEN);
+	xvm_sock_put(s);
+}
+
+void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t arg, int half_fd,
+		     struct xvm_peer *proc)
+{
+	int fd, r;
+	struct xvm_sock *s = slot_get(slot, gen, &fd);
+	struct xvm_shm_ep *ep;
+
+	if (!s) {
+		if (proc)
+			xvm_link_peer_put(proc);
+		return;
+	}
+	ep = s->ep;
+	if (atomic_load(&ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm) {
+		if (proc)
+			xvm_link_peer_put(proc);
+		goto out;
+	}
+	if (st != XVM_EP_PAIRED) {
+		atomic_store(&ep->reason, arg < XVM_R_COUNT ? arg : XVM_R_RULE);
+		xvm_half_close(&s->mine);
+		atomic_store(&ep->state, XVM_EP_TCP);
+		XVM_COUNT(refused);
+		goto out;
+	}
+	r = xvm_half_open(&s->peer, half_fd);
+	if (r < 0) {
+		/* Without the peer's half there is no consent: the peer stays on TCP, as we do. */
+		atomic_store(&ep->reason, r == -ENOMEM || r == -EMFILE ? XVM_R_NO_MEMORY
+								       : XVM_R_BAD_PEER);
+		xvm_half_close(&s->mine);
+		atomic_store(&ep->state, XVM_EP_TCP);
+		xvm_link_peer_put(proc);
+		goto out;
+	}
+	s->proc = proc;
+	if (atomic_load(&ep->role) == XVM_ROLE_UNKNOWN)
+		atomic_store(&ep->role, arg);
+	local_options(ep, fd);
+	set_mapped(ep);
+	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
+	atomic_store(&s->mine.shm->have_wakers, atomic_load(&proc->mask));
+	/* R1: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
+	atomic_store(&ep->state, XVM_EP_PAIRED);
+	atomic_store(&s->paired, 1);
+	XVM_COUNT(paired);
+	xvm_log(2, "fd %d: paired\n", fd);
+	xvm_epoll_changed(s);
+out:
+	xvm_sock_put(s);
+}
+
+/* ---- the end ----------------------------------------------------------- */
+
+void xvm_sock_closing(int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	struct xvm_shm_ep *ep;
+	int me = xvm_pid();
+
+	if (!s)
+		return;
+	ep = s->ep;
+	xvm_epoll_closing(s, fd);
+	if (atomic_load(&s->file.nfds) > 1)
+		goto out;
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = me;
+
+		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+	}
+	if (other_holders(ep, false))
+		goto out;
+	s->last = true;
+	if (xvm_sock_on(s)) {
+		bool unread = xvm_rx_finish(s, fd);
+
+		xvm_tx_finish(s, fd);
+		/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
+		if (unread) {
+			struct linger lg = { .l_onoff = 1, .l_linger = 0 };
+
+			REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
+		}
+	} else if (atomic_load(&ep->state) == XVM_EP_OFFERED &&
+		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
+		/* xvmd may still have the socket in its queue: the FIN must not wait for it. */
+		REAL(shutdown)(fd, SHUT_RDWR);
+	}
+out:
+	xvm_sock_put(s);
+}
+
+void xvm_sock_dispose(struct xvm_file *f)
+{
+	struct xvm_sock *s = (struct xvm_sock *)f;
+	struct xvm_shm_ep *ep = s->ep;
+
+	atomic_store(&by_slot[s->slot], NULL);
+	if (s->mine.shm)
+		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
+	atomic_store(&s->paired, 0);
+	xvm_half_close(&s->mine);
+	xvm_half_close(&s->peer);
+	if (s->proc)
+		xvm_link_peer_put(s->proc);
+	s->proc = NULL;
+	atomic_store(&f->kind, XVM_FILE_NONE);
+	if (s->last)
+		xvm_arena_free(xvm_arena, ep);
+	xvm_pool_put(&socks, s);
+}
+
+void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	if (!(atomic_fetch_or(&ep->flags, XVM_EPF_NEVER) & XVM_EPF_NEVER))
+		atomic_store(&ep->reason, why);
+	if (xvm_sock_on(s))
+		atomic_store(&s->mine.shm->consent, 0);
+}
+
+int xvm_sock_broken(struct xvm_sock *s, int fd)
+{
+	struct linger lg = { .l_onoff = 1, .l_linger = 0 };
+
+	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_NEVER) & XVM_EPF_NEVER)) {
+		XVM_COUNT(broken);
+		xvm_log(1, "fd %d: the peer's half makes no sense: reset\n", fd);
+	}
+	atomic_store(&s->ep->reason, XVM_R_BROKEN);
+	REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
+	REAL(shutdown)(fd, SHUT_RDWR);
+	s->ep->rx_eof = 1;
+	return -ECONNRESET;
+}
+
+/* ---- the operator ------------------------------------------------------ */
+
+static bool wish(struct xvm_sock *s, int fd, bool leave)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	if (!xvm_sock_on(s))
+		return false;
+	if (!leave) {
+		atomic_fetch_and(&ep->want, ~XVM_WANT_LEAVE);
+		return !(atomic_load(&ep->flags) & XVM_EPF_NEVER);
+	}
+	atomic_fetch_or(&ep->want, XVM_WANT_LEAVE);
+	/* Our direction now, if it may; theirs when they next send. */
+	atomic_store(&s->mine.shm->consent, 0);
+	xvm_tx_leave(s, fd, XVM_R_OPERATOR);
+	return true;
+}
+
+unsigned xvm_sock_wish(int want_fd, bool leave)
+{
+	unsigned n = 0;
+	int hi = atomic_load(&xvm_fdtab_hi);
+
+	for (int fd = want_fd < 0 ? 0 : want_fd; fd < (want_fd < 0 ? hi : want_fd + 1); fd++) {
+		struct xvm_sock *s = xvm_sock_get(fd);
+
+		if (!s)
+			continue;
+		n += wish(s, fd, leave);
+		xvm_sock_put(s);
+	}
+	return n;
+}
+
+/* ---- forks ------------------------------------------------------------- */
+
+/* Every socket of the process once, whatever its number of descriptors. */
+static void each(void (*fn)(struct xvm_sock *s))
+{
+	uint32_t n = xvm_arena ? atomic_load(&xvm_arena->ep_hi) : 0;
+
+	for (uint32_t i = 0; i < n && i < XVM_ARENA_EPS; i++) {
+		struct xvm_sock *s = atomic_load(&by_slot[i]);
+
+		if (s && atomic_load(&s->file.nfds))
+			fn(s);
+	}
+}
+
+static void forking(struct xvm_sock *s)
+{
+	if (!xvm_sock_on(s))
+		atomic_fetch_add(&s->ep->unmapped, 1);
+}
+
+static void forked_child(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool on = xvm_sock_on(s);
+	int i;
+
+	s->inherited = true;
+	s->last = false;
+	/* Only those of this thread live on in the child. */
+	atomic_store(&s->file.users, 1);
+	for (i = 0; i < XVM_HOLDERS; i++) {
+		int none = 0;
+
+		if (!atomic_compare_exchange_strong(&ep->holders[i].pid, &none, xvm_pid()))
+			continue;
+		atomic_store(&ep->holders[i].mapped, on);
+		break;
+	}
+	if (!on) {
+		/* What the parent has offered is the parent's. */
+		xvm_half_close(&s->mine);
+		if (i < XVM_HOLDERS) /* else it is counted in unmapped for good */
+			atomic_fetch_sub(&ep->unmapped, 1);
+	} else if (i == XVM_HOLDERS) {
+		atomic_fetch_add(&ep->unmapped, 1);
+	}
+}
+
+void xvm_sock_forking(void)
+{
+	each(forking);
+}
+
+void xvm_sock_forked(void)
+{
+	each(forked_child);
+}
+
+/* ---- waiting ----------------------------------------------------------- */
+
+#define IN_BITS (EPOLLIN | EPOLLRDNORM)
+#define OUT_BITS (EPOLLOUT | EPOLLWRNORM)
+
+static void obey(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
+
+	if (s->proc) {
+		uint64_t mask = atomic_load_explicit(&s->proc->mask, memory_order_relaxed);
+
+		if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
+			atomic_store(&m->have_wakers, mask);
+	}
+	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
+	    (!atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
+	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||
+	     (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)))
+		xvm_tx_leave(s, fd,
+			     atomic_load(&s->peer.shm->consent) ? XVM_R_OPERATOR : XVM_R_PEER_LEFT);
+}
+
+uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
+{
+	uint32_t out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI)), r;
+
+	obey(s, fd);
+	r = xvm_rx_ready(s, fd, kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
+	if (r & EPOLLIN)
+		out |= interest & IN_BITS;
+	out |= (r | kernel) & interest & EPOLLRDHUP;
+	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
+		out |= interest & OUT_BITS;
+	return out;
+}
+
+uint32_t xvm_sock_peek(struct xvm_sock *s, uint32_t interest)
+{
+	uint32_t out = 0;
+
+	if ((interest & IN_BITS) && xvm_rx_peek(s))
+		out |= interest & IN_BITS;
+	if ((interest & OUT_BITS) && xvm_tx_peek(s))
+		out |= interest & OUT_BITS;
+	return out;
+}
+
+uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
+{
+	uint32_t mask = interest & ~(uint32_t)(OUT_BITS | IN_BITS);
+
+	/* Pads come as input, also to one that waits for room only; but where input is not pads, and
+	 * he does not want it, it would wake him for ever. */
+	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
+		mask |= EPOLLIN;
+	if ((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
+		mask |= EPOLLOUT;
+	/* A sender must hear of its peer's end to find out whether anyone is there (S7). */
+	if ((interest & OUT_BITS) && !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN))
+		mask |= EPOLLRDHUP;
+	return mask;
+}
+
+static uint64_t sleeper_name(struct xvm_waker *w)
+{
+	return (uint64_t)xvm_pid() << 8 | (w ? XVM_WAKER_FD + w->index : XVM_WAKER_PAD);
+}
+
+/* One word: named for w if the peer can ring it and nobody else sleeps on it, else the pad. */
+static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper, uint64_t *pads,
+	       struct xvm_waker *w, uint64_t seq)
+{
+	uint64_t me = sleeper_name(w), was = 0;
+
+	if (!atomic_compare_exchange_strong(sleeper, &was, me) && was != me)
+		return 5; /* W3: the word is another sleeper's; look again by and by */
+	if (w && !s->inherited &&
+	    (atomic_load_explicit(&s->peer.shm->have_wakers, memory_order_relaxed) >> w->index & 1))
+		atomic_store_explicit(word, XVM_SLEEP(seq, XVM_WAKER_FD + w->index),
+				      memory_order_relaxed);
+	else
+		atomic_store_explicit(word, XVM_SLEEP(++*pads + 1, XVM_WAKER_PAD),
+				      memory_order_relaxed);
+	return -1;
+}
+
+int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
+	int bound = -1;
+
+	if (interest & IN_BITS)
+		bound = arm(s, &m->sleep_data, &ep->rx_sleeper, &ep->rx_seq, w, seq);
+	if ((interest & OUT_BITS) && (*(volatile uint64_t *)&ep->tx_epoch & 1)) {
+		int b = arm(s, &m->sleep_room, &ep->tx_sleeper, &ep->tx_seq, w, seq);
+
+		/* W4: nobody could wake us for room. */
+		if (XVM_SLEEP_WAKER(atomic_load(&m->sleep_room)) == XVM_WAKER_PAD &&
+		    !xvm_tx_pad_wakes(s)) {
+			atomic_thread_fence(memory_order_seq_cst);
+			if (!xvm_tx_peek(s) && xvm_tx_leave(s, fd, XVM_R_NO_CONSENT) < 0)
+				b = 5;
+		}
+		if (b >= 0)
+			bound = b;
+	}
+	atomic_store_explicit(&m->cpu, (uint32_t)sched_getcpu() + 1, memory_order_relaxed);
+	/* W1: the word is out before we look again; pairs with the fences of W2. */
+	atomic_thread_fence(memory_order_seq_cst);
+	return bound;
+}
+
+void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w)
+{
+	uint64_t me = sleeper_name(w), was = me;
+
+	if (interest & IN_BITS)
+		atomic_compare_exchange_strong(&s->ep->rx_sleeper, &was, 0);
+	was = me;
+	if (interest & OUT_BITS)
+		atomic_compare_exchange_strong(&s->ep->tx_sleeper, &was, 0);
+}
+
+struct xvm_edge xvm_sock_edge(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_edge e;
+
+	e.in = atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) +
+	       *(volatile uint64_t *)&ep->rx_epoch +
+	       (atomic_load(&ep->flags) & XVM_EPF_FIN_SEEN ? 1 : 0) +
+	       (atomic_load_explicit(&s->peer.shm->fin, memory_order_relaxed) ? 1 : 0);
+	/* Room makes an edge only after a send that found none. */
+	e.out = atomic_load_explicit(&ep->tx_full, memory_order_relaxed) +
+		*(volatile uint64_t *)&ep->tx_epoch;
+	return e;
+}
+
+bool xvm_sock_same_cpu(struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->peer.shm->cpu, memory_order_relaxed) ==
+	       (uint32_t)sched_getcpu() + 1;
+}
+
+/* Would the kernel have restarted the call that a signal has interrupted? Only if all handlers say so. */
+static bool restarts(void)
+{
+	struct sigaction sa;
+
+	for (int sig = 1; sig < _NSIG; sig++) {
+		if (sigaction(sig, NULL, &sa) < 0 || sa.sa_handler == SIG_DFL ||
+		    sa.sa_handler == SIG_IGN)
+			continue;
+		if (sig >= 32 && sig < 34)
+			continue; /* libc's own */
+		if (!(sa.sa_flags & SA_RESTART))
+			return false;
+	}
+	return true;
+}
+
+static bool spin(struct xvm_sock *s, uint32_t what)
+{
+	uint64_t budget = xvm_spin_budget(), start;
+
+	if (!budget || xvm_sock_same_cpu(s))
+		return false;
+	start = xvm_now_ns();
+	for (;;) {
+		for (int i = 0; i < 64; i++) {
+			if (xvm_sock_peek(s, what)) {
+				xvm_spin_won(xvm_now_ns() - start);
+				XVM_COUNT(spins_won);
+				return true;
+			}
+#if defined(__x86_64__)
+			__builtin_ia32_pause();
+#endif
+		}
+		if (xvm_now_ns() - start > budget)
+			break;
+	}
+	XVM_COUNT(spins_lost);
+	return false;
+}
+
+int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
+				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
+	struct xvm_waker *w = NULL;
+	struct pollfd pfd[2];
+	struct timespec ts;
+	uint64_t now = 0, start, end = deadline;
+	int bound, r, e;
+
+	if (xvm_fdtab_peek(fd) != &s->file)
+		return -EBADF; /* closed by another thread, perhaps reused */
+	obey(s, fd);
+	if (ring && spin(s, what))
+		return 0;
+	xvm_link_poll();
+	w = xvm_waker_get();
+	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : 0);
+	if (xvm_sock_peek(s, what)) {
+		r = 0;
+		goto out;
+	}
+	start = xvm_now_ns();
+	if (bound >= 0 && (!end || end > start + (uint64_t)bound * 1000000))
+		end = start + (uint64_t)bound * 1000000;
+	if (end) {
+		now = end > start ? end - start : 0;
+		ts.tv_sec = (time_t)(now / 1000000000);
+		ts.tv_nsec = (long)(now % 1000000000);
+	}
+	pfd[0].fd = fd;
+	pfd[0].events = (short)xvm_sock_kmask(s, what);
+	pfd[0].revents = 0;
+	pfd[1].fd = w ? w->fd : -1;
+	pfd[1].events = POLLIN;
+	pfd[1].revents = 0;
+	XVM_COUNT(sleeps);
+	r = REAL(ppoll)(pfd, 2, end ? &ts : NULL, NULL);
+	e = errno;
+	now = xvm_now_ns();
+	if (ring)
+		xvm_spin_slept(now - start);
+	if (r < 0) {
+		r = -e;
+		if (e == EINTR && !timed && restarts())
+			r = 0;
+	} else if (r == 0) {
+		r = deadline && now >= deadline ? -EAGAIN : 0;
+	} else {
+		r = 0;
+		if (pfd[0].revents)
+			ep->rx_kcheck = 1;
+		if (pfd[0].revents & POLLRDHUP)
+			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
+		if (pfd[1].revents)
+			xvm_waker_drain(w);
+		/* Input that a sender does not take: pads; the receiving side sees to them. */
+		if (what == EPOLLOUT && (pfd[0].revents & POLLIN))
+			xvm_rx_ready(s, fd, EPOLLIN);
+	}
+out:
+	xvm_sock_disarm(s, what, w);
+	if (w)
+		xvm_waker_put(w);
+	xvm_link_poll();
+	return r;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The two directions of a paired socket: rx.c and tx.c. PROTOCOL.md has the rules. */
+#ifndef XVM_SHIM_STREAM_H
+#define XVM_SHIM_STREAM_H
+
+#include <sys/uio.h>
+
+#include "shim/sock.h"
+
+/* One call's buffer. Advances as bytes move. */
+struct xvm_io {
+	struct iovec *iov;
+	size_t iovcnt;
+	size_t off;  /* bytes of iov[0] that are done */
+	size_t left; /* bytes that are not */
+	struct msghdr *msg; /* recvmsg, sendmsg: for the kernel's other results, or NULL */
+	int flags;	    /* MSG_* */
+};
+
+/* Receive or send as the call would: bytes, 0, or a negative errno (-EPIPE raises SIGPIPE
+ * as the kernel would). Waits unless the socket or the flags say otherwise. */
+ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io);
+ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io);
+
+/* Readiness from shared memory alone. */
+bool xvm_rx_peek(struct xvm_sock *s);
+bool xvm_tx_peek(struct xvm_sock *s);
+
+/* Readiness with the lock, after the kernel said kernel (EPOLL* bits, or 0). Result: EPOLLIN | EPOLLRDHUP. */
+uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
+uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
+
+size_t xvm_rx_pending(struct xvm_sock *s, int fd); /* FIONREAD */
+size_t xvm_tx_pending(struct xvm_sock *s, int fd); /* SIOCOUTQ: what the peer has not taken */
+
+/* Rule W2, after consuming. */
+void xvm_rx_room(struct xvm_sock *s, int fd);
+
+/* Rule S3, if it may be. 0, or -EAGAIN. With tx_lock not held. */
+int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why);
+/* shutdown(SHUT_WR) of a paired socket, before the kernel's. */
+void xvm_tx_shutdown(struct xvm_sock *s, int fd);
+/* Can the peer wake us for room by pad (W4)? */
+bool xvm_tx_pad_wakes(struct xvm_sock *s);
+/* Wake the peer that sleeps by word. locked: tx_lock is held. */
+void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
+
+/* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
+bool xvm_rx_finish(struct xvm_sock *s, int fd);
+void xvm_tx_finish(struct xvm_sock *s, int fd);
+
+/* The peer wrote nonsense: reset. Returns -ECONNRESET. */
+int xvm_sock_broken(struct xvm_sock *s, int fd);
+
+/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is up;
+ * -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
+int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
+
+static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
+{
+	size_t total = n;
+
+	io->left -= n;
+	while (n) {
+		size_t k = io->iov[0].iov_len - io->off;
+
+		if (n < k) {
+			io->off += n;
+			break;
+		}
+		n -= k;
+		io->iov++;
+		io->iovcnt--;
+		io->off = 0;
+	}
+	return total;
+}
+
+#endif

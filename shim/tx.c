@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The sending direction: enter (S1), leave (S3), pads (S4), publishing (S5), the end (S6), and
+ * noticing that nobody is there (S7). Everything named *_locked runs under ep->tx_lock and
+ * never waits.
+ */
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/stream.h"
+#include "transport/lock.h"
+
+/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
+enum { ST_ESTABLISHED = 1, ST_CLOSE_WAIT = 8 };
+
+/* A rough clock without a system call, to ask the kernel at most about once a millisecond. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#else
+	return xvm_now_ns() * 2;
+#endif
+}
+#define TICKS_MS 2000000
+
+/* S1: bytes given to the kernel so far, as the kernel counts them. */
+static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
+{
+	struct tcp_info a, b;
+	int outq;
+
+	for (int tries = 0; tries < 8; tries++) {
+		socklen_t la = sizeof(a), lb = sizeof(b);
+
+		memset(&a, 0, sizeof(a));
+		memset(&b, 0, sizeof(b));
+		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
+		    REAL(ioctl)(fd, SIOCOUTQ, &outq) < 0 ||
+		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
+			return -errno;
+		if (b.tcpi_state != ST_ESTABLISHED && b.tcpi_state != ST_CLOSE_WAIT)
+			return -ENOTCONN;
+		if (a.tcpi_bytes_acked != b.tcpi_bytes_acked)
+			continue;
+		*pos = a.tcpi_bytes_acked + (uint64_t)outq;
+		if (atomic_load(&ep->role) == XVM_ROLE_ACTIVE) /* its SYN is counted */
+			*pos -= 1;
+		return 0;
+	}
+	return -EAGAIN;
+}
+
+/* S4. 0 if a pad is on its way, or a negative errno. */
+static int pad_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	ssize_t r;
+
+	if (atomic_load(&s->peer.shm->rx_closed))
+		return -EPIPE;
+	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
+	r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (r == 1) {
+		ep->tx_tcp_put++;
+		ep->tx_pads++;
+		XVM_COUNT(pads_sent);
+		return 0;
+	}
+	r = -errno;
+	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
+	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
+		ep->rx_kcheck = 1;
+	return (int)r;
+}
+
+static int owed_locked(struct xvm_sock *s, int fd)
+{
+	if (!s->ep->tx_pad_owed)
+		return 0;
+	if (REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
+		return -errno;
+	s->ep->tx_pad_owed = 0;
+	s->ep->tx_pads++;
+	XVM_COUNT(pads_sent);
+	return 0;
+}
+
+static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
+
+	if (!(ep->tx_epoch & 1))
+		return 0;
+	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
+		return -EAGAIN;
+	ep->tx_tcp_put++;
+	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
+	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
+	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
+	ep->tx_pad_owed = 1;
+	ep->tx_epoch++;
+	/* Pairs with the acquire in settle_locked(): the boundary is there before the epoch. */
+	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
+	atomic_store(&ep->reason, why);
+	XVM_COUNT(leaves);
+	owed_locked(s, fd);
+	xvm_epoll_changed(s);
+	return 0;
+}
+
+static bool enter_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm, *p = s->peer.shm;
+	uint32_t flags = atomic_load_explicit(&ep->flags, memory_order_relaxed);
+	uint64_t pos;
+	int r;
+
+	if ((flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT)) || ep->tx_pad_owed)
+		return false;
+	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
+		return false;
+	if (!atomic_load(&p->consent) ||
+	    atomic_load_explicit(&p->reached, memory_order_acquire) != ep->tx_epoch)
+		return false;
+	if (atomic_load(&p->rx_closed))
+		return false;
+	if (atomic_load(&ep->ksend))
+		return false;
+	if (xvm_sock_unmapped(ep)) {
+		atomic_store(&ep->reason, XVM_R_SHARED);
+		return false;
+	}
+	if (!(flags & XVM_EPF_TX_POS)) {
+		r = position(ep, fd, &pos);
+		if (r < 0) {
+			if (r != -EAGAIN)
+				xvm_sock_never(s, XVM_R_NO_TCP_INFO);
+			return false;
+		}
+		ep->tx_tcp_put = pos;
+		atomic_fetch_or(&ep->flags, XVM_EPF_TX_POS);
+	}
+	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
+	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
+	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
+	ep->tx_epoch++;
+	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
+	atomic_store(&ep->reason, XVM_R_NONE);
+	XVM_COUNT(enters);
+	xvm_epoll_changed(s);
+	return true;
+}
+
+/* One kernel send, never waiting. */
+static ssize_t kernel_send(int fd, struct xvm_io *io)
+{
+	int flags = io->flags | MSG_DONTWAIT;
+	struct iovec one;
+	struct msghdr mh;
+	ssize_t r;
+
+	if (io->off == 0 && io->msg) {
+		r = REAL(sendmsg)(fd, io->msg, flags);
+		return r < 0 ? -errno : r;
+	}
+	memset(&mh, 0, sizeof(mh));
+	mh.msg_iov = io->iov;
+	mh.msg_iovlen = io->iovcnt;
+	if (io->off) {
+		one.iov_base = (char *)io->iov[0].iov_base + io->off;
+		one.iov_len = io->iov[0].iov_len - io->off;
+		mh.msg_iov = &one;
+		mh.msg_iovlen = 1;
+	}
+	r = REAL(sendmsg)(fd, &mh, flags);
+	return r < 0 ? -errno : r;
+}
+
+/*
+ * S7: unread bytes lie in the ring and the reader does not move, or its end has come. About once a
+ * millisecond ask the kernel; after the FIN send a pad, which draws an RST if nobody is
+ * there. True: do not use the ring, the kernel has an error for this send.
+ */
+static bool deserted_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool fin = atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN;
+	struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+	uint64_t now = ticks();
+	int r;
+
+	if (s->stuck_tsc == 0)
+		s->stuck_tsc = fin ? now - TICKS_MS : now;
+	if (now - s->stuck_tsc < TICKS_MS)
+		return false;
+	s->stuck_tsc = now;
+	if (fin) {
+		r = pad_locked(s, fd);
+		return r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS;
+	}
+	if (REAL(ppoll)(&pfd, 1, &(struct timespec){ 0, 0 }, NULL) > 0) {
+		ep->rx_kcheck = 1;
+		if (pfd.revents & POLLRDHUP)
+			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
+		if (pfd.revents & (POLLERR | POLLHUP))
+			return true;
+	}
+	return false;
+}
+
+static void copy_in(struct xvm_sock *s, const struct xvm_io *io, uint64_t pos, size_t n)
+{
+	size_t done = 0, off = io->off;
+
+	for (size_t i = 0; done < n; i++, off = 0) {
+		size_t k = io->iov[i].iov_len - off;
+
+		if (k > n - done)
+			k = n - done;
+		xvm_half_put(&s->mine, pos + done, (char *)io->iov[i].iov_base + off, k);
+		done += k;
+	}
+}
+
+/* Bytes sent, or -EAGAIN where there is no room now. */
+static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm, *p = s->peer.shm;
+	uint64_t used, word;
+	uint32_t flags;
+	ssize_t r;
+	size_t n;
+
+	r = owed_locked(s, fd);
+	if (r < 0)
+		return r == -EPIPE || r == -ECONNRESET ? kernel_send(fd, io) : r;
+	if (ep->tx_epoch & 1) {
+		flags = atomic_load_explicit(&ep->flags, memory_order_relaxed);
+		if (atomic_load_explicit(&p->rx_closed, memory_order_relaxed) ||
+		    (flags & XVM_EPF_TX_SHUT))
+			return kernel_send(fd, io); /* it has an error to tell, and a signal */
+		if (!atomic_load_explicit(&p->consent, memory_order_relaxed))
+			leave_locked(s, fd, XVM_R_PEER_LEFT);
+		else if (flags & XVM_EPF_NEVER)
+			leave_locked(s, fd, atomic_load(&ep->reason) ?: XVM_R_UNSUPPORTED);
+		else if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
+			leave_locked(s, fd, XVM_R_OPERATOR);
+		if (ep->tx_pad_owed)
+			return -EAGAIN;
+	}
+	if (!(ep->tx_epoch & 1) && !enter_locked(s, fd)) {
+		r = kernel_send(fd, io);
+		if (r > 0) {
+			ep->tx_tcp_put += (uint64_t)r;
+			atomic_fetch_add_explicit(&ep->n_tx_tcp, (uint64_t)r, memory_order_relaxed);
+		}
+		return r;
+	}
+
+	used = ep->tx_head - s->peer_tail;
+	if (used) { /* the copy says it is not empty: see what the reader has done since */
+		uint64_t tail = atomic_load_explicit(&p->tail, memory_order_acquire);
+
+		used = ep->tx_head - tail;
+		if (used > s->mine.ring_size)
+			return xvm_sock_broken(s, fd);
+		if (tail != s->peer_tail) {
+			s->peer_tail = tail;
+			s->stuck_tsc = 0;
+		} else if (deserted_locked(s, fd)) {
+			return kernel_send(fd, io);
+		}
+	} else if (!(atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN)) {
+		s->stuck_tsc = 0;
+	} else if (deserted_locked(s, fd)) {
+		return kernel_send(fd, io);
+	}
+	n = s->mine.ring_size - (size_t)used;
+	if (n == 0) {
+		atomic_fetch_add_explicit(&ep->tx_full, 1, memory_order_relaxed);
+		return -EAGAIN;
+	}
+	if (n > io->left)
+		n = io->left;
+	copy_in(s, io, ep->tx_head, n);
+	ep->tx_head += n;
+	atomic_store_explicit(&ep->n_tx_ring, ep->tx_head, memory_order_relaxed);
+	/* S5: the bytes before the head that covers them; pairs with the acquire in settle_locked(). */
+	atomic_store_explicit(&m->head, ep->tx_head, memory_order_release);
+	/* W1, W2: head is out before the word is read; pairs with the fence in xvm_sock_arm(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	word = atomic_load_explicit(&p->sleep_data, memory_order_relaxed);
+	if (word != atomic_load_explicit(&s->rung_data, memory_order_relaxed))
+		xvm_tx_wake(s, fd, word, &s->rung_data, true);
+	return (ssize_t)n;
+}
+
+ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
+	int64_t timeo = atomic_load_explicit(&ep->sndtimeo_us, memory_order_relaxed);
+	uint64_t deadline = 0;
+	ssize_t r, done = 0;
+
+	if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) || (io->msg && io->msg->msg_controllen))
+		xvm_sock_never(s, XVM_R_UNSUPPORTED);
+	if (io->left == 0)
+		return 0;
+	for (;;) {
+		r = xvm_lock(&ep->tx_lock);
+		if (r < 0)
+			return wait ? -EINTR : -EAGAIN;
+		if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) && (ep->tx_epoch & 1))
+			leave_locked(s, fd, XVM_R_UNSUPPORTED);
+		r = put_locked(s, fd, io);
+		xvm_unlock(&ep->tx_lock);
+		if (r > 0) {
+			done += (ssize_t)xvm_io_advance(io, (size_t)r);
+			if (io->left == 0 || !wait)
+				return done;
+			continue;
+		}
+		if (r != -EAGAIN || !wait)
+			break;
+		if (timeo && !deadline)
+			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
+		r = xvm_sock_wait(s, fd, EPOLLOUT, deadline, timeo != 0);
+		if (r < 0)
+			break;
+	}
+	return done ? done : r;
+}
+
+void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked)
+{
+	unsigned w = XVM_SLEEP_WAKER(word);
+
+	if (w >= XVM_WAKER_FD && w - XVM_WAKER_FD < XVM_WAKERS_MAX && s->proc &&
+	    xvm_link_ring(s->proc, w - XVM_WAKER_FD, XVM_SLEEP_SEQ(word))) {
+		atomic_store_explicit(rung, word, memory_order_relaxed);
+		return;
+	}
+	if (!locked && xvm_lock(&s->ep->tx_lock) < 0)
+		return;
+	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
+	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
+		pad_locked(s, fd);
+		atomic_store_explicit(rung, word, memory_order_relaxed);
+	}
+	if (!locked)
+		xvm_unlock(&s->ep->tx_lock);
+}
+
+bool xvm_tx_pad_wakes(struct xvm_sock *s)
+{
+	return (*(volatile uint64_t *)&s->ep->rx_epoch & 1) &&
+	       atomic_load(&s->peer.shm->epoch) == *(volatile uint64_t *)&s->ep->rx_epoch &&
+	       !atomic_load(&s->peer.shm->fin) &&
+	       !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN);
+}
+
+int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)
+{
+	int r = xvm_lock(&s->ep->tx_lock);
+
+	if (r < 0)
+		return -EAGAIN;
+	r = leave_locked(s, fd, why);
+	xvm_unlock(&s->ep->tx_lock);
+	return r;
+}
+
+void xvm_tx_shutdown(struct xvm_sock *s, int fd)
+{
+	if (xvm_lock(&s->ep->tx_lock) < 0)
+		return;
+	owed_locked(s, fd);
+	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
+	if (s->ep->tx_epoch & 1)
+		atomic_store(&s->mine.shm->fin, s->ep->tx_head + 1);
+	xvm_unlock(&s->ep->tx_lock);
+}
+
+void xvm_tx_finish(struct xvm_sock *s, int fd)
+{
+	if (xvm_lock(&s->ep->tx_lock) < 0)
+		return;
+	owed_locked(s, fd);
+	xvm_unlock(&s->ep->tx_lock);
+}
+
+bool xvm_tx_peek(struct xvm_sock *s)
+{
+	uint64_t used;
+
+	if (!(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
+		return false;
+	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) ||
+	    (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_TX_SHUT))
+		return true;
+	used = *(volatile uint64_t *)&s->ep->tx_head -
+	       atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
+	return used <= s->mine.ring_size / 2; /* W5 */
+}
+
+uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
+{
+	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
+		return xvm_tx_peek(s) || (kernel & (EPOLLERR | EPOLLHUP)) ? EPOLLOUT : 0;
+	return kernel & EPOLLOUT;
+}
+
+size_t xvm_tx_pending(struct xvm_sock *s, int fd)
+{
+	uint64_t used = 0;
+	int outq = 0;
+
+	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
+		used = *(volatile uint64_t *)&s->ep->tx_head - atomic_load(&s->peer.shm->tail);
+	else
+		REAL(ioctl)(fd, SIOCOUTQ, &outq);
+	return used <= s->mine.ring_size ? (size_t)used + (size_t)outq : 0;
+}
