@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Judges the output of `xvm ss --json` or `xvm stats --json` on stdin.
+
+ss.py ring PID   0 if a connection of PID, or of one of its descendants, is on the ring and
+                 has moved bytes by it
+ss.py tcp PID    0 if PID (or descendants) has connections and all are on TCP, with a reason, and
+                 no byte went by ring
+ss.py path PID   prints path and reason of each connection
+ss.py fds PID    prints the fds of PID's connections
+ss.py stat NAME  prints a counter
+"""
+
+import json
+import sys
+
+FIELDS = "pid comm fd local remote path medium reason tx_ring rx_ring tx_tcp rx_tcp".split()
+
+
+def parents():
+    """pid -> parent, of all processes."""
+    import os
+
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as f:
+                    found[int(name)] = int(f.read().rpartition(")")[2].split()[1])
+            except OSError:
+                pass
+    return found
+
+
+def family(pid):
+    up = parents()
+    members = {pid}
+    while True:
+        more = {p for p, q in up.items() if q in members} - members
+        if not more:
+            return members
+        members |= more
+
+
+def rows(data):
+    if isinstance(data, dict):
+        data = next(v for v in data.values() if isinstance(v, list))
+    for row in data:
+        missing = [f for f in FIELDS if f not in row]
+        if missing:
+            sys.exit(f"xvm ss --json: a row lacks {', '.join(missing)}: {row}")
+    return data
+
+
+def text(row):
+    return " ".join(f"{f}={row[f]}" for f in FIELDS)
+
+
+def main():
+    what, arg = sys.argv[1:]
+    data = json.load(sys.stdin)
+    if what == "stat":
+        counters = data.get("counters", data)
+        if arg not in counters:
+            sys.exit(f"xvm stats --json has no counter {arg}: {' '.join(map(str, counters))}")
+        print(counters[arg])
+        return
+    if what == "fds":
+        print(*(r["fd"] for r in rows(data) if r["pid"] == int(arg)))
+        return
+    members = family(int(arg))
+    mine = [r for r in rows(data) if r["pid"] in members]
+    for row in mine:
+        print(text(row))
+    if what == "ring":
+        if not any("ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0 for r in mine):
+            sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
+    elif what == "tcp":
+        if not mine:
+            sys.exit(f"no connection of process {arg}")
+        for r in mine:
+            if r["path"] != "tcp" or r["tx_ring"] or r["rx_ring"]:
+                sys.exit(f"not on TCP: {text(r)}")
+            if r["reason"] in ("", "none", "-", None):
+                sys.exit(f"no reason: {text(r)}")
+
+
+main()

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A file over one connection, by sendfile and by recv_into.
+
+file.py FILE ADDR PORT   sends it
+file.py ADDR PORT FILE   waits for it
+"""
+
+import socket
+import sys
+
+if sys.argv[2].isdigit():
+    addr, port, path = sys.argv[1:]
+    listener = socket.create_server((addr, int(port)))
+    sock, _ = listener.accept()
+    buf = memoryview(bytearray(1 << 20))
+    with open(path, "wb") as f:
+        while n := sock.recv_into(buf):
+            f.write(buf[:n])
+else:
+    path, addr, port = sys.argv[1:]
+    sock = socket.create_connection((addr, int(port)))
+    with open(path, "rb") as f:
+        sock.sendfile(f)
+    sock.shutdown(socket.SHUT_WR)
+    if sock.recv(1):
+        sys.exit("bytes from nowhere")
+sock.close()
