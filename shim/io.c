@@ -6,6 +6,7 @@
  */
 #include <limits.h>
 
+#include "shim/process.h"
 #include "shim/real.h"
 #include "shim/stream.h"
 
@@ -155,10 +156,56 @@ XVM_WRAP ssize_t readv(int fd, const struct iovec *iov, int n)
 		  REAL(readv)(fd, iov, n));
 }
 
+/* Descriptors in a message: ours to track where they arrive, off the ring where they leave. */
+static void each_right(const struct msghdr *msg, void (*fn)(int fd))
+{
+	struct msghdr *mh = (struct msghdr *)msg;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(mh); c; c = CMSG_NXTHDR(mh, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= c->cmsg_len; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+			fn(fd);
+		}
+	}
+}
+
+static void arrived(int fd)
+{
+	xvm_fdtab_clear(fd); /* the number was free for the kernel to give */
+	xvm_adopt(fd);
+}
+
+static void leaving(int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+
+	if (!s)
+		return;
+	xvm_sock_never(s, XVM_R_SHARED);
+	if (xvm_sock_on(s))
+		xvm_tx_leave(s, fd, XVM_R_SHARED);
+	xvm_sock_put(s);
+}
+
 XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	DATA_CALL(true, move(s, fd, true, msg->msg_iov, msg->msg_iovlen, msg, flags),
-		  REAL(recvmsg)(fd, msg, flags));
+	struct xvm_sock *counted, *s = claim(fd, true, &counted);
+	ssize_t r;
+
+	if (s)
+		return move(s, fd, true, msg->msg_iov, msg->msg_iovlen, msg, flags);
+	r = unclaim(counted, true, REAL(recvmsg)(fd, msg, flags));
+	if (r >= 0 && !counted && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
+		int e = errno;
+
+		each_right(msg, arrived);
+		errno = e;
+	}
+	return r;
 }
 
 XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
@@ -221,9 +268,14 @@ XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	DATA_CALL(false,
-		  move(s, fd, false, msg->msg_iov, msg->msg_iovlen, (struct msghdr *)msg, flags),
-		  REAL(sendmsg)(fd, msg, flags));
+	struct xvm_sock *counted, *s = claim(fd, false, &counted);
+
+	if (s)
+		return move(s, fd, false, msg->msg_iov, msg->msg_iovlen, (struct msghdr *)msg,
+			    flags);
+	if (!counted && msg && msg->msg_control && msg->msg_controllen && xvm_fdtab)
+		each_right(msg, leaving);
+	return unclaim(counted, false, REAL(sendmsg)(fd, msg, flags));
 }
 
 XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)

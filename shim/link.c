@@ -13,6 +13,7 @@
 
 #define HELLO_MS 1000	  /* how long a welcome may take */
 #define RETRY_NS 1000000000ull
+#define VAIN_LOOKS 1000	  /* for a message that was announced and does not come */
 #define FD_BASE 900	  /* our own descriptors are moved up to here, if the limit allows */
 
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
@@ -162,7 +163,7 @@ static void up_locked(void)
 	sock = xvm_fd_hide(fd);
 	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a restart. */
 	xvm_link_id = id;
-	__atomic_store_n(&xvm_link_seen, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[id]), __ATOMIC_RELAXED);
 	atomic_store(&xvm_link_table, t);
 	why_down = XVM_R_NONE;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
@@ -297,35 +298,36 @@ static void handle(const struct xvm_msg *m, int *fds)
 
 void xvm_link_handle(void)
 {
+	static unsigned vain;
 	const struct xvm_shm_table *t = atomic_load(&xvm_link_table);
 	int fds[XVM_PROTO_FDS], r = 0, s;
 	struct xvm_msg m;
-	uint64_t mail;
 
 	/* One thread handles; a signal handler that interrupts it goes on its way. */
 	if (!t || xvm_trylock(&handling) < 0)
 		return;
 	for (int i = 0; i < 256; i++) {
-		mail = atomic_load(&t->mail[xvm_link_id]);
 		s = __atomic_load_n(&sock, __ATOMIC_RELAXED);
 		if (s < 0)
 			break;
 		r = xvm_proto_recv(s, &m, fds, MSG_DONTWAIT);
-		if (r == -EAGAIN) {
-			/* Counted before it was sent: it may be a moment late. */
-			__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
-			break;
-		}
 		if (r < 0)
 			break;
+		/* We count what has come, not what was announced: it is announced before it is sent. */
+		__atomic_store_n(&xvm_link_seen, xvm_link_seen + 1, __ATOMIC_RELAXED);
+		vain = 0;
 		handle(&m, fds);
 		for (int k = 0; k < XVM_PROTO_FDS; k++)
 			if (fds[k] >= 0)
 				xvm_sys6(SYS_close, fds[k], 0, 0, 0, 0, 0);
 	}
+	if (r == -EAGAIN && ++vain == VAIN_LOOKS)
+		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
+				 __ATOMIC_RELAXED);
 	if (r < 0 && r != -EAGAIN && r != -EINTR && xvm_trylock(&lock) == 0) {
 		down(XVM_R_NO_DAEMON);
-		__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
+		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
+				 __ATOMIC_RELAXED);
 		xvm_unlock(&lock);
 	}
 	xvm_unlock(&handling);

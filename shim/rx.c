@@ -58,7 +58,7 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
 	    (atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
 		return;
-	if (atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
+	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
 		return;
 	if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
 		r = position(fd, &pos);
@@ -74,29 +74,45 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	atomic_store(&s->mine.shm->consent, 1);
 }
 
+/*
+ * A sandboxed program may make the system calls that it is known to make, read and poll among them,
+ * but perhaps not recvmsg. Both forms never wait.
+ */
+static bool readable(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+	return REAL(poll)(&pfd, 1, 0) > 0;
+}
+
 /* One kernel receive of at most limit bytes, never waiting. */
 static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 {
 	int flags = (io->flags & ~MSG_WAITALL) | MSG_DONTWAIT;
+	bool part = io->off || io->left > limit;
 	struct iovec one;
 	struct msghdr mh;
 	ssize_t r;
 
-	if (io->off == 0 && io->left <= limit && io->msg) {
-		r = REAL(recvmsg)(fd, io->msg, flags);
-		return r < 0 ? -errno : r;
-	}
-	memset(&mh, 0, sizeof(mh));
-	mh.msg_iov = io->iov;
-	mh.msg_iovlen = io->iovcnt;
-	if (io->off || io->left > limit) {
+	if (part || xvm_conf.sandboxed) {
 		one.iov_base = (char *)io->iov[0].iov_base + io->off;
 		one.iov_len = io->iov[0].iov_len - io->off;
 		if (one.iov_len > limit)
 			one.iov_len = limit;
-		mh.msg_iov = &one;
-		mh.msg_iovlen = 1;
 	}
+	if (xvm_conf.sandboxed) {
+		if (!readable(fd))
+			return -EAGAIN;
+		r = REAL(read)(fd, one.iov_base, one.iov_len);
+		return r < 0 ? -errno : r;
+	}
+	if (!part && io->msg) {
+		r = REAL(recvmsg)(fd, io->msg, flags);
+		return r < 0 ? -errno : r;
+	}
+	memset(&mh, 0, sizeof(mh));
+	mh.msg_iov = part ? &one : io->iov;
+	mh.msg_iovlen = part ? 1 : io->iovcnt;
 	r = REAL(recvmsg)(fd, &mh, flags);
 	return r < 0 ? -errno : r;
 }
@@ -108,12 +124,35 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 
 	if (n > 1 << 20)
 		n = 1 << 20;
-	r = REAL(recv)(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+	if (xvm_conf.sandboxed) {
+		char buf[256];
+
+		if (!readable(fd))
+			return -EAGAIN;
+		r = REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf));
+	} else {
+		r = REAL(recv)(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+	}
 	if (r < 0)
 		return -errno;
 	s->ep->rx_tcp_got += (uint64_t)r;
 	s->ep->rx_pads += (uint64_t)r;
 	return r;
+}
+
+/* As recv(MSG_PEEK) of one byte. In a sandbox a byte would be lost: none is to be expected there. */
+static ssize_t peek1(int fd)
+{
+	ssize_t r;
+	char c;
+
+	if (!xvm_conf.sandboxed)
+		r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+	else if (readable(fd))
+		r = REAL(read)(fd, &c, 1);
+	else
+		return -EAGAIN;
+	return r < 0 ? -errno : r;
 }
 
 static void eof_locked(struct xvm_sock *s)
@@ -218,7 +257,6 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t due;
 	ssize_t r;
-	char c;
 
 	if (ep->rx_eof || ep->rx_err)
 		return false;
@@ -228,9 +266,7 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 		if (due > 0 && due < (1u << 30)) {
 			r = discard(s, fd, due);
 		} else {
-			r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-			if (r < 0)
-				r = -errno;
+			r = peek1(fd);
 			/* S4: a pad is counted before it is sent; look at the count again. */
 			if (r > 0) {
 				if (atomic_load(&p->epoch) != ep->rx_epoch)

@@ -101,6 +101,9 @@ static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
 	unsigned n = atomic_load(&ep->unmapped);
 	int me = xvm_pid();
 
+	if (xvm_conf.sandboxed)
+		return 1; /* kill(2) may not be ours to call */
+
 	for (int i = 0; i < XVM_HOLDERS; i++) {
 		int pid = atomic_load(&ep->holders[i].pid);
 
@@ -747,7 +750,8 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	if (ring && spin(s, what))
 		return 0;
 	xvm_link_poll();
-	w = xvm_waker_get();
+	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
+	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : 0);
 	if (xvm_sock_peek(s, what)) {
 		r = 0;

@@ -56,35 +56,52 @@ static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
 	return -EAGAIN;
 }
 
+/* One pad to the kernel, never waiting. In a sandbox write() must do. */
+static int send_pad(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+	ssize_t r;
+
+	if (!xvm_conf.sandboxed)
+		r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+	else if (REAL(poll)(&pfd, 1, 0) > 0)
+		r = REAL(write)(fd, "", 1);
+	else
+		return -EAGAIN;
+	return r == 1 ? 0 : -errno;
+}
+
 /* S4. 0 if a pad is on its way, or a negative errno. */
 static int pad_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	ssize_t r;
+	int r;
 
 	if (atomic_load(&s->peer.shm->rx_closed))
 		return -EPIPE;
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
-	r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (r == 1) {
+	r = send_pad(fd);
+	if (r == 0) {
 		ep->tx_tcp_put++;
 		ep->tx_pads++;
 		XVM_COUNT(pads_sent);
 		return 0;
 	}
-	r = -errno;
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		ep->rx_kcheck = 1;
-	return (int)r;
+	return r;
 }
 
 static int owed_locked(struct xvm_sock *s, int fd)
 {
+	int r;
+
 	if (!s->ep->tx_pad_owed)
 		return 0;
-	if (REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
-		return -errno;
+	r = send_pad(fd);
+	if (r < 0)
+		return r;
 	s->ep->tx_pad_owed = 0;
 	s->ep->tx_pads++;
 	XVM_COUNT(pads_sent);
@@ -123,7 +140,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	uint64_t pos;
 	int r;
 
-	if ((flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT)) || ep->tx_pad_owed)
+	if (xvm_conf.sandboxed || (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT)) || ep->tx_pad_owed)
 		return false;
 	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 		return false;
@@ -163,10 +180,20 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 static ssize_t kernel_send(int fd, struct xvm_io *io)
 {
 	int flags = io->flags | MSG_DONTWAIT;
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
 	struct iovec one;
 	struct msghdr mh;
 	ssize_t r;
 
+	if (xvm_conf.sandboxed) {
+		size_t n = io->iov[0].iov_len - io->off;
+
+		if (REAL(poll)(&pfd, 1, 0) == 0)
+			return -EAGAIN;
+		/* What poll promises; a blocking socket must not block in here. */
+		r = REAL(write)(fd, (char *)io->iov[0].iov_base + io->off, n < 4096 ? n : 4096);
+		return r < 0 ? -errno : r;
+	}
 	if (io->off == 0 && io->msg) {
 		r = REAL(sendmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
@@ -206,7 +233,7 @@ static bool deserted_locked(struct xvm_sock *s, int fd)
 		r = pad_locked(s, fd);
 		return r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS;
 	}
-	if (REAL(ppoll)(&pfd, 1, &(struct timespec){ 0, 0 }, NULL) > 0) {
+	if (REAL(poll)(&pfd, 1, 0) > 0) {
 		ep->rx_kcheck = 1;
 		if (pfd.revents & POLLRDHUP)
 			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
