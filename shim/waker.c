@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Eventfds to sleep by, and when to spin before a sleep.
+ *
+ * A waker is made when all that were made before are in use, announced to xvmd, and kept. To take
+ * and to give back is one atomic operation on a bit mask, so a signal handler may do either
+ * at any moment. A ring that comes late, for a sleep that is over, wakes the next
+ * sleeper in vain and does no harm: every sleeper looks again.
+ */
+#include "shim/waker.h"
+
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "shim/link.h"
+#include "shim/process.h"
+#include "transport/sys.h"
+
+#define ALL ((1ull << XVM_WAKERS_MAX) - 1)
+
+static struct xvm_waker wakers[XVM_WAKERS_MAX];
+static _Atomic uint64_t made; /* bit i: wakers[i] has an eventfd */
+static _Atomic uint64_t used; /* bit i: taken, or being made */
+
+/* The one this thread had last, plus 1: its cache lines are warm. */
+static _Thread_local unsigned last __attribute__((tls_model("initial-exec")));
+
+static bool take(unsigned i)
+{
+	return !(atomic_fetch_or(&used, 1ull << i) >> i & 1);
+}
+
+/*
+ * Whether the daemon could be told does not matter: without it nobody rings this one, so peers that
+ * do not have it send pads, and the next daemon is told of all that there are.
+ */
+static struct xvm_waker *make(unsigned i)
+{
+	struct xvm_waker *w = &wakers[i];
+	int fd = (int)xvm_sys(SYS_eventfd2, 0, EFD_NONBLOCK | EFD_CLOEXEC);
+
+	if (fd < 0) {
+		atomic_fetch_and(&used, ~(1ull << i));
+		return NULL;
+	}
+	w->fd = xvm_fd_hide(fd);
+	w->index = i;
+	xvm_link_waker(w);
+	atomic_fetch_or(&made, 1ull << i);
+	last = i + 1;
+	return w;
+}
+
+struct xvm_waker *xvm_waker_get(void)
+{
+	uint64_t have = atomic_load_explicit(&made, memory_order_acquire), idle, fresh;
+	unsigned i = last - 1;
+
+	if (i < XVM_WAKERS_MAX && (have >> i & 1) && take(i))
+		return &wakers[i];
+	while ((idle = have & ~atomic_load(&used)) != 0) {
+		i = (unsigned)__builtin_ctzll(idle);
+		if (take(i)) {
+			last = i + 1;
+			return &wakers[i];
+		}
+	}
+	if (xvm_conf.sandboxed)
+		return NULL;
+	while ((fresh = ALL & ~(atomic_load(&made) | atomic_load(&used))) != 0) {
+		i = (unsigned)__builtin_ctzll(fresh);
+		if (!take(i))
+			continue;
+		/* Made and given back by another thread since the look. */
+		if (atomic_load(&made) >> i & 1)
+			return &wakers[i];
+		return make(i);
+	}
+	return NULL;
+}
+
+void xvm_waker_put(struct xvm_waker *w)
+{
+	atomic_fetch_and(&used, ~(1ull << w->index));
+}
+
+void xvm_waker_drain(struct xvm_waker *w)
+{
+	uint64_t n;
+
+	xvm_sys(SYS_read, w->fd, &n, sizeof(n));
+}
+
+void xvm_waker_ring(struct xvm_waker *w)
+{
+	uint64_t one = 1;
+
+	xvm_sys(SYS_write, w->fd, &one, sizeof(one));
+}
+
+void xvm_waker_forked(void)
+{
+	uint64_t have = atomic_exchange(&made, 0);
+
+	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
+		if (have >> i & 1)
+			xvm_fd_unhide_close(wakers[i].fd);
+	atomic_store(&used, 0);
+}
+
+/* ---- spinning ----------------------------------------------------------- */
+
+#define PROBE 64       /* sleeps without a spin after which one is tried again */
+#define NOT_WORTH 2000 /* ns: less than a system call or two is no spin */
+
+struct policy {
+	uint64_t budget;
+	uint32_t slept; /* sleeps since the budget fell to 0 */
+	bool known;
+};
+static _Thread_local struct policy mine __attribute__((tls_model("initial-exec")));
+
+uint64_t xvm_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* With one CPU the peer cannot run while we spin. */
+static bool alone(void)
+{
+	static _Atomic int cpus; /* 0: not asked yet */
+	int n = atomic_load_explicit(&cpus, memory_order_relaxed);
+	unsigned long mask[128];
+	long len;
+
+	if (n)
+		return n == 1;
+	len = xvm_sys(SYS_sched_getaffinity, 0, sizeof(mask), mask);
+	for (long i = 0; i < len / (long)sizeof(mask[0]); i++)
+		n += __builtin_popcountl(mask[i]);
+	if (n == 0)
+		n = 2; /* a mask too long for us */
+	atomic_store_explicit(&cpus, n, memory_order_relaxed);
+	return n == 1;
+}
+
+static uint64_t bound(void)
+{
+	return alone() ? 0 : (uint64_t)xvm_conf.spin_us * 1000;
+}
+
+uint64_t xvm_spin_budget(void)
+{
+	uint64_t max = bound();
+
+	if (!mine.known) {
+		mine.known = true;
+		mine.budget = max;
+	}
+	if (mine.budget || !max)
+		return mine.budget < max ? mine.budget : max;
+	if (++mine.slept < PROBE)
+		return 0;
+	mine.slept = 0;
+	return max;
+}
+
+void xvm_spin_won(uint64_t ns)
+{
+	mine.budget = bound();
+}
+
+void xvm_spin_slept(uint64_t ns)
+{
+	uint64_t max = bound();
+
+	/* It would have come while we spun: the other side is awake. */
+	if (ns < max) {
+		mine.budget = max;
+		return;
+	}
+	mine.budget /= 2;
+	if (mine.budget < NOT_WORTH)
+		mine.budget = 0;
+}
