@@ -71,7 +71,7 @@ def main():
     members = family(int(arg))
     mine = [r for r in rows(data) if r["pid"] in members]
     for row in mine:
-        print(text(row))
+        print(row["path"], row["reason"]) if what == "path" else print(text(row))
     if what == "ring":
         if not any("ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0 for r in mine):
             sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
