@@ -100,6 +100,20 @@ static void in_child(void)
 	xvm_sock_forked();
 }
 
+/* The handlers do the work, whoever forks; only here is it known that a fork has failed. */
+XVM_WRAP pid_t fork(void)
+{
+	pid_t pid = REAL(fork)();
+
+	if (pid < 0 && xvm_fdtab) {
+		int e = errno;
+
+		xvm_sock_fork_failed();
+		errno = e;
+	}
+	return pid;
+}
+
 /* ---- start --------------------------------------------------------------- */
 
 bool xvm_is_tcp(int fd)

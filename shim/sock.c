@@ -45,6 +45,48 @@ void xvm_sock_put(struct xvm_sock *s)
 
 /* ---- tracking ---------------------------------------------------------- */
 
+/* Other processes that hold the socket and live. */
+static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
+{
+	unsigned n = atomic_load(&ep->unmapped) +
+		     (unmapped_only ? 0 : atomic_load(&ep->forking));
+	int me = xvm_pid();
+
+	if (xvm_conf.sandboxed)
+		return 1; /* kill(2) may not be ours to call */
+
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = atomic_load(&ep->holders[i].pid);
+
+		if (pid == 0 || pid == me)
+			continue;
+		if (xvm_sys6(SYS_kill, pid, 0, 0, 0, 0, 0) == -ESRCH) {
+			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+			continue;
+		}
+		if (!unmapped_only || !atomic_load(&ep->holders[i].mapped))
+			n++;
+	}
+	return n;
+}
+
+/* Endpoints whose holders have all died without closing: a fork that was killed or simply ended. */
+static void sweep(void)
+{
+	uint32_t n = atomic_load(&xvm_arena->ep_hi), zero;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct xvm_shm_ep *ep = xvm_arena_ep(xvm_arena, i);
+
+		zero = 0;
+		/* pid is the last thing to be set where a slot is put to use. */
+		if (atomic_load(&ep->state) != XVM_EP_FREE && atomic_load(&ep->pid) &&
+		    !atomic_load(&by_slot[i]) && !other_holders(ep, false) &&
+		    atomic_compare_exchange_strong(&ep->final, &zero, 1))
+			xvm_arena_free(xvm_arena, ep);
+	}
+}
+
 void xvm_sock_track(int fd, enum xvm_role role)
 {
 	struct xvm_shm_ep *ep;
@@ -68,6 +110,10 @@ void xvm_sock_track(int fd, enum xvm_role role)
 		}
 	}
 	ep = xvm_arena_alloc(xvm_arena);
+	if (!ep) {
+		sweep();
+		ep = xvm_arena_alloc(xvm_arena);
+	}
 	if (!ep)
 		return;
 	s = xvm_pool_get(&socks);
@@ -85,38 +131,14 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	s->gen = atomic_load(&ep->gen);
 	atomic_store(&ep->role, role);
 	atomic_store(&ep->reason, XVM_R_NEW);
-	atomic_store(&ep->pid, xvm_pid());
 	atomic_store(&ep->fd, fd);
 	atomic_store(&ep->holders[0].mapped, 0);
 	atomic_store(&ep->holders[0].pid, xvm_pid());
+	atomic_store(&ep->pid, xvm_pid());
 	atomic_store(&by_slot[s->slot], s);
 	atomic_store(&s->file.kind, XVM_FILE_SOCK);
 	XVM_COUNT(connections);
 	xvm_fdtab_set(fd, &s->file);
-}
-
-/* Other processes that hold the socket and live. */
-static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
-{
-	unsigned n = atomic_load(&ep->unmapped);
-	int me = xvm_pid();
-
-	if (xvm_conf.sandboxed)
-		return 1; /* kill(2) may not be ours to call */
-
-	for (int i = 0; i < XVM_HOLDERS; i++) {
-		int pid = atomic_load(&ep->holders[i].pid);
-
-		if (pid == 0 || pid == me)
-			continue;
-		if (xvm_sys6(SYS_kill, pid, 0, 0, 0, 0, 0) == -ESRCH) {
-			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
-			continue;
-		}
-		if (!unmapped_only || !atomic_load(&ep->holders[i].mapped))
-			n++;
-	}
-	return n;
 }
 
 bool xvm_sock_unmapped(struct xvm_shm_ep *ep)
@@ -366,26 +388,34 @@ out:
 
 /* ---- the end ----------------------------------------------------------- */
 
+/* This process holds the socket no longer. True, once, for the last of all that did. */
+static bool release(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint32_t zero = 0;
+
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = xvm_pid();
+
+		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+	}
+	s->last = !s->last && !other_holders(ep, false) && atomic_load(&ep->gen) == s->gen &&
+		  atomic_compare_exchange_strong(&ep->final, &zero, 1);
+	return s->last;
+}
+
 void xvm_sock_closing(int fd)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	struct xvm_shm_ep *ep;
-	int me = xvm_pid();
 
 	if (!s)
 		return;
 	ep = s->ep;
 	xvm_epoll_closing(s, fd);
-	if (atomic_load(&s->file.nfds) > 1)
+	xvm_link_poll();
+	if (atomic_load(&s->file.nfds) > 1 || !release(s))
 		goto out;
-	for (int i = 0; i < XVM_HOLDERS; i++) {
-		int pid = me;
-
-		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
-	}
-	if (other_holders(ep, false))
-		goto out;
-	s->last = true;
 	if (xvm_sock_on(s)) {
 		bool unread = xvm_rx_finish(s, fd);
 
@@ -420,7 +450,8 @@ void xvm_sock_dispose(struct xvm_file *f)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;
 	atomic_store(&f->kind, XVM_FILE_NONE);
-	if (s->last)
+	/* Not closed by a call of ours, if nobody has let go yet: its number was used again. */
+	if (s->last || release(s))
 		xvm_arena_free(xvm_arena, ep);
 	xvm_pool_put(&socks, s);
 }
@@ -500,10 +531,20 @@ static void each(void (*fn)(struct xvm_sock *s))
 	}
 }
 
+/* Counted from before the fork until the child has put itself on the list of holders. */
+static _Atomic uint32_t *fork_count(struct xvm_sock *s)
+{
+	return xvm_sock_on(s) ? &s->ep->forking : &s->ep->unmapped;
+}
+
 static void forking(struct xvm_sock *s)
 {
-	if (!xvm_sock_on(s))
-		atomic_fetch_add(&s->ep->unmapped, 1);
+	atomic_fetch_add(fork_count(s), 1);
+}
+
+static void fork_failed(struct xvm_sock *s)
+{
+	atomic_fetch_sub(fork_count(s), 1);
 }
 
 static void forked_child(struct xvm_sock *s)
@@ -527,16 +568,19 @@ static void forked_child(struct xvm_sock *s)
 	if (!on) {
 		/* What the parent has offered is the parent's. */
 		xvm_half_close(&s->mine);
-		if (i < XVM_HOLDERS) /* else it is counted in unmapped for good */
-			atomic_fetch_sub(&ep->unmapped, 1);
-	} else if (i == XVM_HOLDERS) {
-		atomic_fetch_add(&ep->unmapped, 1);
 	}
+	if (i < XVM_HOLDERS) /* else it stays counted, and nobody is ever the last */
+		atomic_fetch_sub(fork_count(s), 1);
 }
 
 void xvm_sock_forking(void)
 {
 	each(forking);
+}
+
+void xvm_sock_fork_failed(void)
+{
+	each(fork_failed);
 }
 
 void xvm_sock_forked(void)

@@ -103,8 +103,9 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 void xvm_sock_seen(uint32_t slot, uint32_t gen);
 /* The operator's wish, for fd or all (-1): how many sockets obey. */
 unsigned xvm_sock_wish(int fd, bool leave);
-/* Fork: before it, and in the child. */
+/* Fork: before it, after one that failed, and in the child. */
 void xvm_sock_forking(void);
+void xvm_sock_fork_failed(void);
 void xvm_sock_forked(void);
 /* A fork that shares the socket and lacks the mapping may still be alive. */
 bool xvm_sock_unmapped(struct xvm_shm_ep *ep);

@@ -159,6 +159,8 @@ struct xvm_shm_ep {
 	_Atomic uint32_t ksend;	 /* threads inside a kernel send without tx_lock (rule S2) */
 	_Atomic uint32_t unmapped; /* forks under way that have no mapping yet */
 	_Atomic uint32_t want;	 /* XVM_WANT_*: the operator's wish */
+	_Atomic uint32_t forking; /* forks under way that will have the mapping */
+	_Atomic uint32_t final;	 /* 1: the last holder has closed it, and gives the slot back */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
 	uint32_t rx_kcheck;   /* the kernel has something to say (FIN, RST, pads) */
