@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* xvmd.conf(5): one statement a line. */
+#ifndef XVM_DETECT_CONF_H
+#define XVM_DETECT_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define XVM_CONF_MAX (1u << 20) /* bytes of a file */
+
+struct xvm_conf;
+
+/*
+ * Parse len bytes of text; name is the file's, for messages. NULL where it is wrong, and err
+ * then says "name:line: reason".
+ */
+struct xvm_conf *xvm_conf_parse(const char *text, size_t len, const char *name, char *err,
+				size_t err_len);
+
+/* The same of a file. A file that does not exist is an empty one if missing_ok. */
+struct xvm_conf *xvm_conf_load(const char *path, bool missing_ok, char *err, size_t err_len);
+void xvm_conf_free(struct xvm_conf *c);
+
+/* May a socket of this user and program (NULL: unknown), with this local address, be paired? */
+bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const uint8_t addr[16],
+		     uint16_t port);
+
+int xvm_conf_log_level(const struct xvm_conf *c);
+
+#endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "detect/arenas.h"
+#include "detect/daemon.h"
+#include "detect/fd.h"
+#include "detect/pairs.h"
+
+struct xvm_side {
+	struct xvm_list in_conn; /* in none if it is the second side of a process with itself */
+	struct xvm_link *link;
+};
+
+struct xvm_link {
+	struct xvm_conn *c[2];
+	struct xvm_side side[2];
+	struct xvm_list pairs, in_idle;
+	ev_tstamp idle_since;
+	struct xvm_daemon *d;
+};
+
+struct xvm_end {
+	struct xvm_list in_arena;
+	struct xvm_pair *pair;
+	struct xvm_arena_ref *arena; /* NULL: unpaired */
+	uint32_t slot, gen;
+};
+
+struct xvm_pair {
+	struct xvm_end e[2];
+	struct xvm_link *link; /* NULL: one of its processes has gone, a fork of it goes on */
+	struct xvm_list in_link;
+	struct xvm_daemon *d;
+};
+
+struct xvm_pairs {
+	uint32_t count;
+	struct xvm_list idle; /* links without pairs, the longest idle first */
+	ev_timer timer;
+};
+
+static void on_timer(struct ev_loop *loop, ev_timer *w, int events);
+
+int xvm_pairs_init(struct xvm_daemon *d)
+{
+	d->pairs = calloc(1, sizeof(*d->pairs));
+	if (!d->pairs)
+		return -ENOMEM;
+	xvm_list_init(&d->pairs->idle);
+	ev_timer_init(&d->pairs->timer, on_timer, 0., 0.);
+	d->pairs->timer.data = d;
+	return 0;
+}
+
+void xvm_pairs_exit(struct xvm_daemon *d)
+{
+	ev_timer_stop(d->loop, &d->pairs->timer);
+	free(d->pairs);
+	d->pairs = NULL;
+}
+
+uint32_t xvm_pairs_count(const struct xvm_daemon *d)
+{
+	return d->pairs->count;
+}
+
+/* ---- links ------------------------------------------------------------ */
+
+static void send_waker(struct xvm_conn *to, struct xvm_conn *of, uint32_t index)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PEER_WAKER, .arg = index, .arg2 = of->id};
+
+	xvm_conn_send(to, &m, &of->waker[index], 1);
+}
+
+static void send_wakers(struct xvm_conn *to, struct xvm_conn *of)
+{
+	uint32_t i;
+
+	for (i = 0; i < XVM_WAKERS_MAX; i++)
+		if (of->waker[i] >= 0)
+			send_waker(to, of, i);
+}
+
+static void send_gone(struct xvm_conn *to, struct xvm_conn *of)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PEER_GONE, .arg2 = of->id};
+
+	xvm_conn_send(to, &m, NULL, 0);
+}
+
+static struct xvm_link *link_of(struct xvm_list *n)
+{
+	return xvm_container(n, struct xvm_side, in_conn)->link;
+}
+
+static struct xvm_link *link_find(struct xvm_conn *a, struct xvm_conn *b)
+{
+	struct xvm_conn *c = a->n_links < b->n_links ? a : b, *other = c == a ? b : a;
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &c->links)) {
+		struct xvm_link *l = link_of(n);
+
+		if ((l->c[0] == c && l->c[1] == other) || (l->c[1] == c && l->c[0] == other))
+			return l;
+	}
+	return NULL;
+}
+
+static struct xvm_link *link_make(struct xvm_daemon *d, struct xvm_conn *a, struct xvm_conn *b)
+{
+	struct xvm_link *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->d = d;
+	l->c[0] = a;
+	l->c[1] = b;
+	xvm_list_init(&l->pairs);
+	xvm_list_init(&l->in_idle);
+	l->side[0].link = l->side[1].link = l;
+	xvm_list_init(&l->side[1].in_conn);
+	xvm_list_add(&a->links, &l->side[0].in_conn);
+	a->n_links++;
+	if (a != b) {
+		xvm_list_add(&b->links, &l->side[1].in_conn);
+		b->n_links++;
+	}
+	send_wakers(a, b);
+	if (a != b)
+		send_wakers(b, a);
+	return l;
+}
+
+static void link_free(struct xvm_link *l)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &l->pairs)) {
+		xvm_list_del(n);
+		xvm_container(n, struct xvm_pair, in_link)->link = NULL;
+	}
+	xvm_list_del(&l->in_idle);
+	xvm_list_del(&l->side[0].in_conn);
+	l->c[0]->n_links--;
+	if (l->c[0] != l->c[1]) {
+		xvm_list_del(&l->side[1].in_conn);
+		l->c[1]->n_links--;
+	}
+	send_gone(l->c[0], l->c[1]);
+	if (l->c[0] != l->c[1])
+		send_gone(l->c[1], l->c[0]);
+	free(l);
+}
+
+static void link_idle(struct xvm_link *l)
+{
+	struct xvm_pairs *p = l->d->pairs;
+
+	l->idle_since = ev_now(l->d->loop);
+	xvm_list_add(&p->idle, &l->in_idle);
+	if (!ev_is_active(&p->timer)) {
+		ev_timer_set(&p->timer, XVM_PAIRS_IDLE_S, 0.);
+		ev_timer_start(l->d->loop, &p->timer);
+	}
+}
+
+static void on_timer(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct xvm_daemon *d = w->data;
+	struct xvm_pairs *p = d->pairs;
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &p->idle)) {
+		struct xvm_link *l = xvm_container(n, struct xvm_link, in_idle);
+		ev_tstamp left = l->idle_since + XVM_PAIRS_IDLE_S - ev_now(loop);
+
+		if (left > 0.) {
+			ev_timer_set(w, left + 0.1, 0.);
+			ev_timer_start(loop, w);
+			return;
+		}
+		link_free(l);
+	}
+}
+
+/* ---- pairs ------------------------------------------------------------ */
+
+static void end_end(struct xvm_end *e)
+{
+	struct xvm_pair *p = e->pair;
+	struct xvm_slot *s = xvm_arenas_slot(e->arena, e->slot);
+
+	if (s && s->end == e)
+		s->end = NULL;
+	xvm_list_del(&e->in_arena);
+	e->arena = NULL;
+	if (p->e[0].arena || p->e[1].arena)
+		return;
+	if (p->link) {
+		xvm_list_del(&p->in_link);
+		if (xvm_list_empty(&p->link->pairs))
+			link_idle(p->link);
+	}
+	p->d->pairs->count--;
+	free(p);
+}
+
+static void end_begin(struct xvm_pair *p, int i, const struct xvm_offer *o, struct xvm_slot *s)
+{
+	struct xvm_end *e = &p->e[i];
+	struct xvm_conn *c = o->owner;
+
+	/* The slot is used anew, so its last use is over, whether we were told or not. */
+	if (s->end)
+		end_end(s->end);
+	e->pair = p;
+	e->arena = c->arena;
+	e->slot = o->slot;
+	e->gen = o->gen;
+	s->end = e;
+	xvm_list_add(&c->arena->ends, &e->in_arena);
+}
+
+static void tell(struct xvm_offer *o, uint32_t role, const struct xvm_offer *peer)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PAIRED, .slot = o->slot, .gen = o->gen, .arg = role};
+
+	m.arg2 = ((struct xvm_conn *)peer->owner)->id;
+	xvm_conn_send(o->owner, &m, &peer->half, 1);
+}
+
+uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role_a,
+			struct xvm_offer *b, uint32_t role_b)
+{
+	struct xvm_conn *ca = a->owner, *cb = b->owner;
+	struct xvm_slot *sa = xvm_arenas_slot(ca->arena, a->slot);
+	struct xvm_slot *sb = xvm_arenas_slot(cb->arena, b->slot);
+	struct xvm_link *l;
+	struct xvm_pair *p;
+
+	if (!sa || !sb || d->pairs->count >= XVM_PAIRS_MAX)
+		return XVM_R_LIMIT;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return XVM_R_NO_MEMORY;
+	/* First the eventfds, so that the peers can use them as soon as they know of each other. */
+	l = link_find(ca, cb);
+	if (!l)
+		l = link_make(d, ca, cb);
+	if (!l) {
+		free(p);
+		return XVM_R_NO_MEMORY;
+	}
+	p->d = d;
+	p->link = l;
+	xvm_list_add(&l->pairs, &p->in_link);
+	xvm_list_del(&l->in_idle);
+	d->pairs->count++;
+	d->n.pairs++;
+	end_begin(p, 0, a, sa);
+	end_begin(p, 1, b, sb);
+	tell(a, role_a, b);
+	tell(b, role_b, a);
+	return XVM_R_NONE;
+}
+
+void xvm_pairs_unpair(struct xvm_conn *c, uint32_t slot, uint32_t gen)
+{
+	struct xvm_slot *s = xvm_arenas_slot(c->arena, slot);
+
+	if (s && s->end && s->end->gen == gen)
+		end_end(s->end);
+}
+
+void xvm_pairs_waker(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
+{
+	struct xvm_list *n, *t;
+
+	if (m->arg >= XVM_WAKERS_MAX) {
+		xvm_conn_nonsense(c, "a waker of no such number");
+		return;
+	}
+	if (m->nfds != 1)
+		return; /* lost for want of descriptors: its peers will use pads */
+	if (!xvm_fd_is_eventfd(fds[0])) {
+		xvm_conn_nonsense(c, "a waker that is no eventfd");
+		return;
+	}
+	if (c->waker[m->arg] >= 0)
+		xvm_fd_discard(c->waker[m->arg]);
+	else if (!xvm_conn_charge(c, 1))
+		return;
+	c->waker[m->arg] = fds[0];
+	fds[0] = -1;
+	for (XVM_EACH(n, t, &c->links)) {
+		struct xvm_link *l = link_of(n);
+
+		send_waker(l->c[0] == c ? l->c[1] : l->c[0], c, m->arg);
+	}
+}
+
+void xvm_pairs_conn_gone(struct xvm_conn *c)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &c->links))
+		link_free(link_of(n));
+}
+
+void xvm_pairs_arena_gone(struct xvm_daemon *d, struct xvm_arena_ref *a)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &a->ends))
+		end_end(xvm_container(n, struct xvm_end, in_arena));
+}
