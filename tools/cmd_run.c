@@ -19,7 +19,8 @@ static const char help[] =
 	"for this user; it ends with its last client. If that fails, CMD runs without xvm.\n\n"
 	"  --socket PATH  the xvmd to use (default: $XVM_SOCKET, or " XVM_SOCKET_SYSTEM ")\n"
 	"  --private      use a private xvmd even where another one answers\n"
-	"  --log LEVEL    what CMD's stderr is told: 0 nothing, 1 errors, 2 each connection\n"
+	"  --log LEVEL    what CMD's stderr is told: 0 nothing, 1 errors, 2 what becomes\n"
+	"                 of each connection, 3 counters at exit too\n"
 	"  --spin US      how long to spin before sleeping, microseconds\n"
 	"  --lib PATH     the libxvm.so to preload\n\n"
 	"Exit status: CMD's; 126 if it cannot be run, 127 if there is none, 2 for misuse.\n";
@@ -88,7 +89,7 @@ int xvm_cmd_run(int argc, char **argv)
 		xvm_misuse("which command?");
 	if (socket)
 		xvm_ask_check_path(socket);
-	set_number("XVM_LOG", log, 2, "a log level");
+	set_number("XVM_LOG", log, 3, "a log level");
 	set_number("XVM_SPIN_US", spin, 1000000, "the time to spin");
 	lib = xvm_find_lib_or_die(option);
 
