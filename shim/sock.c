@@ -87,28 +87,38 @@ static void sweep(void)
 	}
 }
 
+bool xvm_sock_arena(void)
+{
+	struct xvm_shm_arena *a, *none = NULL;
+	int fd;
+
+	if (__atomic_load_n(&xvm_arena, __ATOMIC_ACQUIRE))
+		return true;
+	a = xvm_arena_create(&fd);
+	if (!a)
+		return false;
+	fd = xvm_fd_hide(fd);
+	/* Two threads at once: one arena wins. Its descriptor is known before it is. */
+	if (!__atomic_compare_exchange_n(&xvm_arena_fd, &(int){ -1 }, fd, false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_SEQ_CST)) {
+		xvm_arena_close(a);
+		xvm_fd_unhide_close(fd);
+		while (!__atomic_load_n(&xvm_arena, __ATOMIC_ACQUIRE))
+			sched_yield();
+		return true;
+	}
+	__atomic_compare_exchange_n(&xvm_arena, &none, a, false, __ATOMIC_SEQ_CST,
+				    __ATOMIC_SEQ_CST);
+	return true;
+}
+
 void xvm_sock_track(int fd, enum xvm_role role)
 {
 	struct xvm_shm_ep *ep;
 	struct xvm_sock *s;
 
-	if (!xvm_arena) {
-		int afd, zero = -1;
-		struct xvm_shm_arena *a = xvm_arena_create(&afd);
-
-		if (!a)
-			return;
-		/* Two threads at once: one arena wins. */
-		if (!__atomic_compare_exchange_n(&xvm_arena, &(struct xvm_shm_arena *){ NULL }, a, false,
-						 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-			xvm_arena_close(a);
-			xvm_sys6(SYS_close, afd, 0, 0, 0, 0, 0);
-		} else {
-			afd = xvm_fd_hide(afd);
-			__atomic_compare_exchange_n(&xvm_arena_fd, &zero, afd, false,
-						    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-		}
-	}
+	if (!xvm_sock_arena())
+		return;
 	ep = xvm_arena_alloc(xvm_arena);
 	if (!ep) {
 		sweep();
@@ -790,10 +800,10 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 
 	if (xvm_fdtab_peek(fd) != &s->file)
 		return -EBADF; /* closed by another thread, perhaps reused */
+	xvm_link_poll();
 	obey(s, fd);
 	if (ring && spin(s, what))
 		return 0;
-	xvm_link_poll();
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : 0);

@@ -110,6 +110,8 @@ void xvm_sock_forked(void);
 /* A fork that shares the socket and lacks the mapping may still be alive. */
 bool xvm_sock_unmapped(struct xvm_shm_ep *ep);
 
+/* Make the arena if that has not been done. False: no memory. */
+bool xvm_sock_arena(void);
 extern struct xvm_shm_arena *xvm_arena;
 extern int xvm_arena_fd;
 #define XVM_COUNT(name)                                                                            	atomic_fetch_add_explicit(&xvm_arena->n_##name, 1, memory_order_relaxed)
