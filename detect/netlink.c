@@ -109,9 +109,6 @@ static void on_link(struct xvm_ns *ns, struct rtnl_link *link, bool gone)
 	uint32_t ifindex = rtnl_link_get_ifindex(link);
 	struct xvm_nl_link *l;
 
-	/* A bridge says in its own family that a port has left: the link itself is still there. */
-	if (rtnl_link_get_family(link) != AF_UNSPEC)
-		return;
 	l = find_link(ns, ifindex);
 	if (gone) {
 		if (l)
@@ -231,6 +228,16 @@ static void on_object(struct nl_object *o, void *arg)
 
 static int on_valid(struct nl_msg *msg, void *arg)
 {
+	const struct nlmsghdr *h = nlmsg_hdr(msg);
+	const struct ifinfomsg *ifi = nlmsg_data(h);
+
+	/*
+	 * A bridge says in its own family that a port has left: the link itself is still there.
+	 * Asked of the message, as libnl calls every bridge's family AF_BRIDGE.
+	 */
+	if ((h->nlmsg_type == RTM_NEWLINK || h->nlmsg_type == RTM_DELLINK) &&
+	    (nlmsg_datalen(h) < (int)sizeof(*ifi) || ifi->ifi_family != AF_UNSPEC))
+		return NL_OK;
 	/* Anything that cannot be parsed is of a kind that does not concern us. */
 	nl_msg_parse(msg, on_object, arg);
 	return NL_OK;
