@@ -11,7 +11,7 @@ for page in tools/xvm.1 detect/xvmd.8 detect/xvmd.conf.5 shim/libxvm.7; do
 		continue
 	}
 	mandoc -T lint -W warning "$page" || failed=1
-	mandoc -T ascii "$page" | grep -q NAME || failed=1
+	mandoc -T ascii "$page" >"$T/page" && [[ -s $T/page ]] || failed=1
 done
 
 # The names of XVM_REASONS, as the compiler sees them.
@@ -31,10 +31,11 @@ for doc in shim/libxvm.7 README.md; do
 		failed=1
 		continue
 	}
+	# A man page may write a dash as \-.
+	sed 's/\\-/-/g' "$doc" >"$T/doc"
 	for name in $("$T/reasons"); do
 		[[ $name != none ]] || continue
-		# A man page writes a dash as \-.
-		sed 's/\\-/-/g' "$doc" | grep -Eq "(^|[^a-z-])$name([^a-z-]|\$)" || {
+		grep -Eq "(^|[^a-z-])$name([^a-z-]|\$)" "$T/doc" || {
 			echo "$doc does not explain the reason '$name'"
 			failed=1
 		}
@@ -44,8 +45,9 @@ done
 # Each subcommand and option that --help names is in xvm(1).
 if [[ -x $B/xvm && -s tools/xvm.1 ]]; then
 	mandoc -T ascii tools/xvm.1 | sed 's/.\x08//g' >"$T/xvm.txt"
+	"$B/xvm" --help >"$T/help" 2>&1 || failed=1
 	for cmd in run resident ss leave enter stats check vm-args enable disable bench; do
-		"$B/xvm" --help 2>&1 | grep -qw -- "$cmd" || {
+		grep -qw -- "$cmd" "$T/help" || {
 			[[ $cmd = vm-args ]] && continue # comes with VMs
 			echo "xvm --help does not name $cmd"
 			failed=1
