@@ -64,10 +64,12 @@ int xvm_addr_parse_port(const char *s, uint8_t addr[16], int *port)
 		return -EINVAL;
 	memcpy(host, from, len);
 	host[len] = 0;
+	/* Nothing else takes an IPv4 address in brackets. */
+	if (*s == '[' && !strchr(host, ':'))
+		return -EINVAL;
 	ret = parse_plain(host, addr);
 	if (ret || !*tail)
 		return ret;
-	/* Brackets around an IPv4 address are no address that anything else takes. */
 	if (parse_number(tail + 1, 65535, &v) || !v)
 		return -EINVAL;
 	*port = (int)v;
