@@ -12,7 +12,7 @@ bad()
 	local status=0
 	timeout 10 "$@" >"$T/out" 2>"$T/err" </dev/null || status=$?
 	printf '%3d %s: %s\n' $status "${*##*/}" "$(cat "$T/err")"
-	if ((status == 0 || status >= 124)); then
+	if ((status == 0 || status == 124 || status >= 128)); then
 		echo "!! exit status"
 	elif [[ $(wc -l <"$T/err") != 1 ]]; then
 		echo "!! not one line"
