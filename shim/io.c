@@ -95,7 +95,9 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 
 XVM_WRAP ssize_t read(int fd, void *buf, size_t n)
 {
-	DATA_CALL(true, move1(s, fd, true, buf, n, 0), REAL(read)(fd, buf, n));
+	/* Of no bytes, read() returns at once where recv() waits. */
+	DATA_CALL(true, n ? move1(s, fd, true, buf, n, 0) : (xvm_sock_put(s), 0),
+		  REAL(read)(fd, buf, n));
 }
 
 XVM_WRAP ssize_t __read(int fd, void *buf, size_t n)

@@ -79,7 +79,7 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 {
 	char buf[16 << 10];
 	bool from = paired(in), to = paired(out);
-	int dontwait = flags & SPLICE_F_NONBLOCK ? MSG_DONTWAIT : 0;
+	bool dontwait = flags & SPLICE_F_NONBLOCK;
 	struct pollfd pfd;
 	ssize_t r, w, done;
 
@@ -107,7 +107,7 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 			n = used ? 4096 : n; /* POLLOUT promises one page */
 		if (n > (size_t)size)
 			n = (size_t)size;
-		r = recv(in, buf, n, dontwait);
+		r = recv(in, buf, n, 0); /* SPLICE_F_NONBLOCK is about the pipe */
 		for (done = 0; done < r; done += w) {
 			w = REAL(write)(out, buf + done, (size_t)(r - done));
 			if (w < 0) {

@@ -174,7 +174,7 @@ static size_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uint
 {
 	size_t want = io->left < avail ? io->left : (size_t)avail, done = 0, off = io->off;
 
-	if (io->flags & MSG_TRUNC)
+	if (want == 0 || (io->flags & MSG_TRUNC))
 		return want; /* TCP: thrown away, not copied */
 	for (size_t i = 0; done < want; i++, off = 0) {
 		size_t k = io->iov[i].iov_len - off;
@@ -411,8 +411,6 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
 	ssize_t r, done = 0;
 
-	if (io->left == 0)
-		return 0;
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(fd, io->msg ? io->msg
 					      : &(struct msghdr){ .msg_iov = io->iov,
