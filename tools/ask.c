@@ -52,9 +52,11 @@ int xvm_ask_open(struct xvm_ask *a, const char *path)
 	char private[128];
 	int ret;
 
-	if (path || getenv("XVM_SOCKET"))
-		return xvm_ask_open_at(a, path ? path : xvm_client_path());
-	ret = xvm_ask_open_at(a, XVM_SOCKET_SYSTEM);
+	if (!path)
+		path = xvm_client_path();
+	ret = xvm_ask_open_at(a, path);
+	if (strcmp(path, XVM_SOCKET_SYSTEM) != 0)
+		return ret;
 	if (ret && !xvm_private_path(private, sizeof(private)) &&
 	    !xvm_ask_open_at(&other, private)) {
 		*a = other;

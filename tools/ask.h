@@ -23,8 +23,8 @@ void xvm_ask_check_path(const char *path);
 int xvm_ask_open_at(struct xvm_ask *a, const char *path);
 
 /*
- * The daemon at path; without one at XVM_SOCKET; without that at the system's place; and if nobody
- * is there, this user's private one. 0 or a negative errno, which is the first place's.
+ * The daemon at path (NULL: at XVM_SOCKET or the system's place); if that is the system's place and
+ * nobody is there, this user's private one. 0 or a negative errno, which is the first place's.
  */
 int xvm_ask_open(struct xvm_ask *a, const char *path);
 void xvm_ask_open_or_die(struct xvm_ask *a, const char *path);

@@ -36,6 +36,9 @@ static unsigned move(struct xvm_ask *a, int type, int32_t pid, int32_t fd)
 		xvm_die("%s", xvm_ask_why(a, ret, why));
 	if (m.arg && m.arg != ENOENT && m.arg != ESRCH)
 		xvm_die("xvmd: %s", *m.text ? m.text : strerror((int)m.arg));
+	/* Some program is stopped, or makes no calls. */
+	if (!m.arg && *m.text)
+		xvm_warn("%s", m.text);
 	return m.arg ? 0 : m.arg2;
 }
 
@@ -72,7 +75,8 @@ static int leave_or_enter(int argc, char **argv, int type, const char *help)
 		}
 		n += c;
 	}
-	printf("%u %s\n", n, n == 1 ? "connection" : "connections");
+	if (n || all)
+		printf("%u %s\n", n, n == 1 ? "connection" : "connections");
 	return status;
 }
 

@@ -59,17 +59,32 @@ static size_t read_rows(struct xvm_ask *a, bool reset, struct row **rows)
 	return n;
 }
 
+/* What tells how many there are now; all else counts up. */
+static bool is_gauge(const char *name)
+{
+	static const char *const gauges[] = {"xvmd_clients_now",    "xvmd_pairs_now",
+					     "xvmd_offers_waiting", "xvmd_resident_addresses",
+					     "xvmd_namespaces",	    "xvmd_descriptors"};
+	size_t i;
+
+	for (i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)
+		if (!strcmp(name, gauges[i]))
+			return true;
+	return false;
+}
+
 static void print_prometheus(const struct row *r)
 {
-	char name[140];
+	bool gauge = is_gauge(r->name);
+	char name[160];
 	char *p;
 
-	snprintf(name, sizeof(name), "xvm_%s", r->name);
+	snprintf(name, sizeof(name), "%s%s%s", strncmp(r->name, "xvmd_", 5) ? "xvm_" : "", r->name,
+		 gauge ? "" : "_total");
 	for (p = name; *p; p++)
 		if (!isalnum((unsigned char)*p))
 			*p = '_';
-	/* Some count up, some tell how many there are now: what xvmd sends does not say which. */
-	printf("# TYPE %s untyped\n%s %" PRIu64 "\n", name, name, r->value);
+	printf("# TYPE %s %s\n%s %" PRIu64 "\n", name, gauge ? "gauge" : "counter", name, r->value);
 }
 
 int xvm_cmd_stats(int argc, char **argv)
