@@ -250,10 +250,13 @@ XVM_WRAP int prctl(int op, ...)
 	return REAL(prctl)(op, a, b, c, d);
 }
 
-/* At the end, with XVM_LOG=3: the counters of this process and its forks. */
+/* At the end; with XVM_LOG=3 also the counters of this process and its forks. */
 __attribute__((destructor)) static void finish(void)
 {
-	if (xvm_conf.log < 3 || !xvm_arena)
+	if (!xvm_arena)
+		return;
+	xvm_sock_exiting();
+	if (xvm_conf.log < 3)
 		return;
 #define X(name) xvm_log(3, #name " %lu\n", (unsigned long)atomic_load(&xvm_arena->n_##name));
 	XVM_COUNTERS(X)

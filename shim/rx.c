@@ -162,6 +162,26 @@ static void eof_locked(struct xvm_sock *s)
 		xvm_epoll_changed(s);
 }
 
+/*
+ * The kernel resets a connection whose process ends with input unread, and takes pads for input. Where
+ * nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would say.
+ */
+static void error_locked(struct xvm_sock *s, int err)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch;
+
+	if (err == ECONNRESET && (sending & 1) && atomic_load(&p->reached) == sending &&
+	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
+	    !atomic_load(&p->rx_closed)) {
+		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
+		eof_locked(s);
+	} else if (!ep->rx_err) {
+		ep->rx_err = err;
+	}
+}
+
 static void reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
 	s->ep->rx_epoch = epoch;
@@ -240,8 +260,8 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 
 			if (r == 0)
 				eof_locked(s);
-			else if (r < 0 && r != -EAGAIN && !ep->rx_err)
-				ep->rx_err = (int32_t)-r;
+			else if (r < 0 && r != -EAGAIN && r != -EINTR)
+				error_locked(s, (int)-r);
 			if (r <= 0)
 				return 0;
 			continue;
@@ -282,9 +302,9 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 		if (r == 0)
 			eof_locked(s);
 		else if (r != -EAGAIN && r != -EINTR)
-			ep->rx_err = (int32_t)-r;
+			error_locked(s, (int)-r);
 		/* R3: what was published before the kernel said so is there by now. */
-		return r == 0 || ep->rx_err ||
+		return ep->rx_eof || ep->rx_err ||
 		       atomic_load(&p->head) != ep->rx_tail || atomic_load(&p->epoch) != ep->rx_epoch;
 	}
 }
@@ -389,8 +409,9 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 				if (r == 0)
 					eof_locked(s);
 				else if (r != -EAGAIN && r != -EINTR)
-					ep->rx_err = (int32_t)-r;
-				continue;
+					error_locked(s, (int)-r);
+				if (ep->rx_eof || ep->rx_err || !(ep->rx_epoch & 1))
+					continue;
 			}
 		}
 		if (r > 0 && !(io->flags & MSG_PEEK)) {
@@ -399,6 +420,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		}
 		if (r == 0 && io->left)
 			eof_locked(s);
+		if (r < 0 && r != -EAGAIN && r != -EINTR) {
+			error_locked(s, (int)-r);
+			return end_locked(s);
+		}
 		return r;
 	}
 }
@@ -550,6 +575,17 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 	}
 	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
+}
+
+void xvm_rx_tidy(struct xvm_sock *s, int fd)
+{
+	uint64_t avail;
+
+	if (xvm_lock(&s->ep->rx_lock) < 0)
+		return;
+	if (settle_locked(s, fd, &avail) == 0 && (s->ep->rx_epoch & 1))
+		ask_kernel_locked(s, fd);
+	xvm_unlock(&s->ep->rx_lock);
 }
 
 bool xvm_rx_finish(struct xvm_sock *s, int fd)

@@ -414,6 +414,22 @@ static bool release(struct xvm_sock *s)
 	return s->last;
 }
 
+/* xvmd may still have the socket in its queue: the FIN, or the reset, must not wait for it. */
+static void end_now(int fd)
+{
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+	struct linger lg = { 0, 0 };
+	socklen_t len = sizeof(lg);
+	int unread = 0;
+
+	REAL(ioctl)(fd, FIONREAD, &unread);
+	REAL(getsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, &len);
+	if (unread || (lg.l_onoff && !lg.l_linger))
+		REAL(connect)(fd, &none, sizeof(none)); /* dissolves the connection by a reset */
+	else
+		REAL(shutdown)(fd, SHUT_RDWR);
+}
+
 void xvm_sock_closing(int fd)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
@@ -438,8 +454,7 @@ void xvm_sock_closing(int fd)
 		}
 	} else if (atomic_load(&ep->state) == XVM_EP_OFFERED &&
 		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
-		/* xvmd may still have the socket in its queue: the FIN must not wait for it. */
-		REAL(shutdown)(fd, SHUT_RDWR);
+		end_now(fd);
 	}
 out:
 	xvm_sock_put(s);
@@ -524,6 +539,21 @@ unsigned xvm_sock_wish(int want_fd, bool leave)
 		xvm_sock_put(s);
 	}
 	return n;
+}
+
+void xvm_sock_exiting(void)
+{
+	int hi = atomic_load(&xvm_fdtab_hi);
+
+	for (int fd = 0; fd < hi; fd++) {
+		struct xvm_sock *s = xvm_sock_get(fd);
+
+		if (!s)
+			continue;
+		if (xvm_sock_on(s))
+			xvm_rx_tidy(s, fd);
+		xvm_sock_put(s);
+	}
 }
 
 /* ---- forks ------------------------------------------------------------- */
@@ -630,6 +660,8 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 	r = xvm_rx_ready(s, fd, kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
 	if (r & EPOLLIN)
 		out |= interest & IN_BITS;
+	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
+		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
 	out |= (r | kernel) & interest & EPOLLRDHUP;
 	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
 		out |= interest & OUT_BITS;

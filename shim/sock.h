@@ -103,6 +103,8 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 void xvm_sock_seen(uint32_t slot, uint32_t gen);
 /* The operator's wish, for fd or all (-1): how many sockets obey. */
 unsigned xvm_sock_wish(int fd, bool leave);
+/* exit(): pads that are left unread would make the kernel reset the connections. */
+void xvm_sock_exiting(void);
 /* Fork: before it, after one that failed, and in the child. */
 void xvm_sock_forking(void);
 void xvm_sock_fork_failed(void);

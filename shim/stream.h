@@ -45,6 +45,8 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s);
 /* Wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
+/* Take the pads that are there: the process is about to end. */
+void xvm_rx_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
 bool xvm_rx_finish(struct xvm_sock *s, int fd);
 void xvm_tx_finish(struct xvm_sock *s, int fd);

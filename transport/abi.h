@@ -208,6 +208,7 @@ enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 #define XVM_EPF_LINGER 64u   /* SO_LINGER was set: ask the kernel at close */
 #define XVM_EPF_RX_POS 128u  /* rx_tcp_got is known */
 #define XVM_EPF_TX_POS 256u  /* tx_tcp_put is known */
+#define XVM_EPF_PADS_RST 512u /* the kernel's reset was about pads: it is a FIN to the program */
 
 #define XVM_WANT_LEAVE 1u /* off the ring until told otherwise */
 

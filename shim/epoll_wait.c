@@ -1,0 +1,671 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Waiting in an epoll. Rings of hot sockets are looked at here, everything else is the kernel's: it
+ * reports cold sockets when a pad comes, and our own eventfd, registered with the address of
+ * the instance as data, when a peer has rung.
+ *
+ * A wait looks, spins if that has paid off lately, then arms all hot sockets with one new number of
+ * the eventfd (W1), looks again and sleeps. A socket that was armed COOL_AFTER times and had
+ * nothing goes cold, so a wait costs as much as is active, not as much as is registered.
+ *
+ * No lock is held across a sleep. A signal that comes while a wait spins or looks, rather than
+ * sleeps, runs its handler and does not end the wait: as if it had come just before the call.
+ */
+#include <limits.h>
+#include <pthread.h>
+
+#include "shim/epset.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "transport/sys.h"
+
+#define COOL_AFTER 4  /* sleeps without an event before a socket is left to the kernel */
+#define SKIP_MAX 8    /* waits in a row that rings alone may answer */
+#define VAIN_MAX 8    /* events of the kernel in a row that were nothing: see calm() */
+#define LOOK_NS 8000  /* between looks at the kernel while spinning */
+#define MORE_MS 5     /* a sleep's bound where not all that it needs could be armed */
+
+/* Which of libc's functions the application called: a sandbox may know no other. */
+enum how { HOW_WAIT, HOW_PWAIT, HOW_PWAIT2 };
+
+struct wait {
+	struct xvm_epoll *e;
+	int epfd, max;
+	enum how how;
+	struct epoll_event *evs;
+	const sigset_t *mask;
+	struct xvm_inners in;
+	bool counted; /* e->sleepers has us */
+	bool rung;    /* the kernel reported our own eventfd */
+};
+
+/* ---- one record --------------------------------------------------------- */
+
+static uint32_t wanted(const struct xvm_reg *r)
+{
+	return r->events & ~XVM_EP_FLAGS;
+}
+
+static bool on_ring(struct xvm_sock *s)
+{
+	return __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED) & 1;
+}
+
+/* Of bits that are true now, those that make an edge since the last report. */
+static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
+{
+	uint32_t news = bits & ~(XVM_EP_IN | XVM_EP_OUT);
+
+	if (r->fresh || now->in != r->edge.in)
+		news |= bits & XVM_EP_IN;
+	if (r->fresh || now->out != r->edge.out)
+		news |= bits & XVM_EP_OUT;
+	return news;
+}
+
+/* bits go to the application. What is not among them is still to make its edge. */
+static void reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_edge *now,
+		     uint32_t bits, bool by_kernel)
+{
+	if (bits & XVM_EP_IN)
+		r->edge.in = now->in;
+	else if (r->fresh)
+		r->edge.in = now->in - 1;
+	if (bits & XVM_EP_OUT)
+		r->edge.out = now->out;
+	else if (r->fresh)
+		r->edge.out = now->out - 1;
+	r->fresh = false;
+	r->idle = 0;
+	r->vain = 0;
+	r->call = e->call;
+	if (r->events & EPOLLONESHOT) {
+		r->spent = true;
+		xvm_epset_disarm(r);
+		xvm_epset_cool(e, r);
+		if (by_kernel)
+			r->kmask = EPOLLONESHOT; /* the kernel did so itself */
+		else
+			xvm_epset_remask(e, r, false);
+	} else if (r->calm) {
+		r->calm = false;
+		xvm_epset_remask(e, r, false);
+	}
+}
+
+/* What is ready in shared memory and news to the application. thorough: at the price of a lock, and
+ * with the chances that a call on the socket offers (consent, leaving). */
+static uint32_t look_at(struct xvm_reg *r, bool thorough, struct xvm_edge *now)
+{
+	uint32_t want = wanted(r), bits;
+
+	*now = xvm_sock_edge(r->sock);
+	if (!thorough) {
+		if ((r->events & EPOLLET) && !r->fresh && now->in == r->edge.in &&
+		    now->out == r->edge.out)
+			return 0;
+		if (!xvm_sock_peek(r->sock, want))
+			return 0;
+	}
+	bits = xvm_sock_poll(r->sock, r->fd, want, 0);
+	if ((r->events & EPOLLET) && !edges(r, now, bits))
+		return 0;
+	return bits;
+}
+
+/*
+ * The kernel reports again and again what is nothing to the application: bytes it does not ask for,
+ * or pads that a lock keeps from being taken. Let the kernel report new arrivals only.
+ */
+static void calm(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (++r->vain < VAIN_MAX || r->calm)
+		return;
+	r->calm = true;
+	xvm_epset_remask(e, r, false);
+}
+
+/* What an event of the kernel means for r: the bits to report. */
+static uint32_t feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
+{
+	bool ring = on_ring(r->sock), fin;
+	struct xvm_edge now;
+	uint32_t bits;
+
+	if (r->spent)
+		return 0;
+	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
+	fin = (kernel & EPOLLRDHUP) && !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) &
+					 XVM_EPF_FIN_SEEN);
+	now = xvm_sock_edge(r->sock);
+	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
+	/* A pad was acted on: it has to be armed anew. */
+	xvm_epset_heat(e, r);
+	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
+	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
+	    !edges(r, &now, bits))
+		bits = 0; /* a pad for what has been reported */
+	if (bits) {
+		reported(e, r, &now, bits, true);
+		if (fin)
+			xvm_epset_remask(e, r, false);
+		return bits;
+	}
+	if (r->events & EPOLLONESHOT)
+		xvm_epset_remask(e, r, true); /* the kernel has disarmed it for nothing */
+	else if (fin)
+		xvm_epset_remask(e, r, false);
+	else if (!(r->events & EPOLLET))
+		calm(e, r);
+	return 0;
+}
+
+/* ---- the kernel's events ------------------------------------------------ */
+
+/* Several descriptors may be registered with the same data: then any of them may be meant. */
+static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev)
+{
+	bool other = e->opaque, ours = false;
+	struct xvm_reg *r, *next;
+	struct xvm_file *f;
+	uint32_t bits = 0;
+
+	for (r = xvm_epset_first(e, ev->data.u64); r; r = next) {
+		next = r->data_next;
+		if (r->data != ev->data.u64)
+			continue;
+		if (r->where != XVM_REG_KERNEL) {
+			ours = true;
+			continue;
+		}
+		f = r->sock || r->inner || r->gone ? NULL : xvm_fdtab_peek(r->fd);
+		if (f && atomic_load(&f->kind) == XVM_FILE_SOCK)
+			xvm_epset_drop(e, r); /* of a descriptor that was closed and used again */
+		else
+			other = true;
+	}
+	if (!ours)
+		return ev->events;
+	for (r = xvm_epset_first(e, ev->data.u64); r; r = r->data_next)
+		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
+			bits |= feed(e, r, ev->events);
+	/* An unknown descriptor with that data is not to be expected, where ours may well be meant. */
+	return other && !e->opaque ? bits | ev->events : bits;
+}
+
+/* Leave of n events what is the application's. */
+static int filter(struct wait *w, int n)
+{
+	struct xvm_epoll *e = w->e;
+	int out = 0;
+
+	for (int i = 0; i < n; i++) {
+		struct epoll_event ev = w->evs[i];
+
+		if (ev.data.u64 == xvm_epset_own(e)) {
+			w->rung = true;
+			continue;
+		}
+		if (e->managed && !e->broken)
+			ev.events = translate(e, &ev);
+		if (ev.events)
+			w->evs[out++] = ev;
+	}
+	e->skipped = 0;
+	e->vain = out ? 0 : e->vain + 1;
+	return out;
+}
+
+/* The kernel, without waiting: no cancellation point, so it may be called with the lock held. */
+static int look_kernel(struct wait *w, int max)
+{
+	static const struct timespec zero;
+	long n;
+
+	if (w->how == HOW_PWAIT2)
+		n = xvm_sys(SYS_epoll_pwait2, w->epfd, w->evs, max, &zero, NULL, 8);
+#ifdef SYS_epoll_wait
+	else if (w->how == HOW_WAIT)
+		n = xvm_sys(SYS_epoll_wait, w->epfd, w->evs, max, 0);
+#endif
+	else
+		n = xvm_sys(SYS_epoll_pwait, w->epfd, w->evs, max, 0, NULL, 8);
+	return n > 0 ? filter(w, (int)n) : 0;
+}
+
+/* ---- the rings ---------------------------------------------------------- */
+
+/* From evs[n] on. Starts where the last one found no more room: nobody starves. */
+static int scan(struct wait *w, int n)
+{
+	struct xvm_epoll *e = w->e;
+	struct xvm_reg *r = e->hot, *next;
+	struct xvm_edge now;
+	uint32_t bits;
+
+	for (uint32_t left = e->hot_count; left && n < w->max; left--, r = next) {
+		next = r->next;
+		if (r->call == e->call)
+			continue;
+		bits = look_at(r, false, &now);
+		if (!bits)
+			continue;
+		w->evs[n++] = (struct epoll_event){.events = bits, .data.u64 = r->data};
+		reported(e, r, &now, bits, false);
+		if (n == w->max && e->hot_count)
+			e->hot = r->where == XVM_REG_HOT ? r->next : next;
+	}
+	return n;
+}
+
+/*
+ * Rings and, now and then, the kernel: so that a kernel's descriptor does not starve while rings are
+ * busy, and first, so that it finds room. Often where it had something lately.
+ */
+static int look(struct wait *w, bool kernel)
+{
+	struct xvm_epoll *e = w->e;
+	int n = 0;
+
+	e->call++;
+	if (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))
+		n = look_kernel(w, e->hot_count ? (w->max + 1) / 2 : w->max);
+	n = scan(w, n);
+	if (n)
+		e->skipped++;
+	return n;
+}
+
+/* ---- before and after a sleep ------------------------------------------- */
+
+static uint32_t to_arm(struct xvm_reg *r)
+{
+	uint32_t want = wanted(r), what = want & XVM_EP_IN ? EPOLLIN : 0;
+
+	if (!(want & XVM_EP_OUT))
+		return what;
+	/* Edge-triggered: room is waited for only by one whom a send has told that there is none. */
+	if (!(r->events & EPOLLET) || r->fresh || xvm_sock_edge(r->sock).out != r->edge.out)
+		what |= EPOLLOUT;
+	return what;
+}
+
+/*
+ * Rule W1 for all hot sockets. Returns the bound of the sleep in ms, -1 for none; *found if
+ * something is ready, so that there will be no sleep.
+ */
+static int arm_all(struct xvm_epoll *e, bool *found)
+{
+	struct xvm_waker *w = e->hot ? xvm_epset_waker(e) : NULL;
+	uint64_t seq = w ? xvm_waker_next(w) : 0;
+	struct xvm_reg *r = e->hot, *next;
+	struct xvm_edge now;
+	int bound = -1, b;
+
+	for (uint32_t left = e->hot_count; left; left--, r = next) {
+		uint32_t what = to_arm(r);
+		bool cool = !w || r->idle >= COOL_AFTER;
+
+		next = r->next;
+		if (r->idle < UINT8_MAX)
+			r->idle++;
+		b = xvm_epset_arm(r, what, cool ? NULL : w, seq);
+		if (look_at(r, true, &now)) {
+			*found = true;
+			break;
+		}
+		if (b >= 0)
+			bound = bound < 0 || b < bound ? b : bound;
+		else if (cool)
+			xvm_epset_cool(e, r);
+	}
+	return bound;
+}
+
+static void disarm_all(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = e->hot;
+
+	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+		xvm_epset_disarm(r);
+}
+
+int xvm_epset_prepare(struct xvm_epoll *e)
+{
+	bool found = false;
+	int bound;
+
+	if (xvm_lock(&e->lock) < 0)
+		return MORE_MS;
+	xvm_epset_settle(e);
+	bound = e->broken ? MORE_MS : arm_all(e, &found);
+	/* Then e is readable in the kernel, until somebody waits in it. */
+	if (found)
+		xvm_epset_wake(e);
+	xvm_unlock(&e->lock);
+	return bound;
+}
+
+void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
+{
+	/* With a reference and counted, so that xvm_epoll_changed() makes it readable. */
+	if (in->n == XVM_EP_INNER) {
+		in->more = true;
+		return;
+	}
+	atomic_fetch_add(&e->file.users, 1);
+	atomic_fetch_add(&e->sleepers, 1);
+	in->e[in->n++] = e;
+	if (xvm_lock(&e->lock) < 0) {
+		in->more = true;
+		return;
+	}
+	for (struct xvm_reg *r = e->nested; r; r = r->next)
+		if (atomic_load(&r->inner->ours) && atomic_load(&r->inner->file.nfds))
+			xvm_inners_add(in, r->inner);
+	xvm_unlock(&e->lock);
+}
+
+int xvm_inners_prepare(struct xvm_inners *in)
+{
+	int bound = in->more ? MORE_MS : -1, b;
+
+	for (unsigned i = 0; i < in->n; i++) {
+		b = xvm_epset_prepare(in->e[i]);
+		if (b >= 0 && (bound < 0 || b < bound))
+			bound = b;
+	}
+	return bound;
+}
+
+void xvm_inners_end(struct xvm_inners *in)
+{
+	while (in->n) {
+		struct xvm_epoll *e = in->e[--in->n];
+
+		atomic_fetch_sub(&e->sleepers, 1);
+		xvm_epset_put(e);
+	}
+	in->more = false;
+}
+
+/*
+ * Back from the sleep. Rule W6: our ring was for all who sleep here; they have to be armed anew, and
+ * told if something is left for them. The last one to go disarms.
+ */
+static void leave(struct wait *w)
+{
+	struct xvm_epoll *e = w->e;
+	bool found = false;
+
+	if (atomic_load(&e->sleepers)) {
+		if (w->rung && (arm_all(e, &found) >= 0 || found))
+			xvm_epset_wake(e);
+	} else {
+		disarm_all(e);
+	}
+}
+
+static void uncount(struct wait *w)
+{
+	if (w->counted)
+		atomic_fetch_sub(&w->e->sleepers, 1);
+	w->counted = false;
+	xvm_inners_end(&w->in);
+}
+
+/* The thread is cancelled in its sleep. */
+static void cancelled(void *arg)
+{
+	struct wait *w = arg;
+
+	uncount(w);
+	if (xvm_lock(&w->e->lock) == 0) {
+		w->rung = true; /* perhaps: the kernel may have given us the event */
+		leave(w);
+		xvm_unlock(&w->e->lock);
+	}
+	xvm_epset_put(w->e);
+}
+
+/* ns < 0: no bound. */
+static int kernel_wait(struct wait *w, int64_t ns)
+{
+	struct timespec ts = {ns / 1000000000, ns % 1000000000};
+	int64_t ms = ns < 0 ? -1 : (ns + 999999) / 1000000;
+
+	if (ms > INT_MAX)
+		ms = INT_MAX;
+	if (w->how == HOW_PWAIT2)
+		return REAL(epoll_pwait2)(w->epfd, w->evs, w->max, ns < 0 ? NULL : &ts, w->mask);
+	if (w->how == HOW_PWAIT)
+		return REAL(epoll_pwait)(w->epfd, w->evs, w->max, (int)ms, w->mask);
+	return REAL(epoll_wait)(w->epfd, w->evs, w->max, (int)ms);
+}
+
+static int64_t remaining(int64_t ns, uint64_t deadline)
+{
+	uint64_t now;
+
+	if (ns <= 0)
+		return ns;
+	now = xvm_now_ns();
+	return now < deadline ? (int64_t)(deadline - now) : 0;
+}
+
+/* ---- the wait ----------------------------------------------------------- */
+
+static int spin(struct wait *w, int64_t ns)
+{
+	uint64_t budget = w->e->hot_count ? xvm_spin_budget() : 0, start, now, asked;
+	int n = 0;
+
+	/* On one CPU the peer runs only if we sleep. */
+	if (!budget || !w->e->hot || xvm_sock_same_cpu(w->e->hot->sock))
+		return 0;
+	if (ns > 0 && (uint64_t)ns < budget)
+		budget = (uint64_t)ns;
+	start = asked = now = xvm_now_ns();
+	if (w->e->vain < 2)
+		asked = 0;
+	while (n == 0 && now - start < budget) {
+		bool kernel = now - asked > LOOK_NS;
+
+		n = look(w, kernel);
+		if (n || !w->e->hot)
+			break;
+		xvm_unlock(&w->e->lock);
+		for (int i = 0; i < 8; i++)
+			xvm_relax();
+		if (kernel)
+			asked = now;
+		now = xvm_now_ns();
+		if (xvm_lock(&w->e->lock) < 0)
+			return -EDEADLK;
+		xvm_epset_settle(w->e);
+	}
+	if (n) {
+		xvm_spin_won(now - start);
+		XVM_COUNT(spins_won);
+	} else {
+		XVM_COUNT(spins_lost);
+	}
+	return n;
+}
+
+/* Arms, counts us in. True: sleep. False: look again. With the lock held. */
+static bool ready_to_sleep(struct wait *w, int *bound)
+{
+	struct xvm_epoll *e = w->e;
+	bool found = false;
+
+	*bound = arm_all(e, &found);
+	if (found) {
+		if (!atomic_load(&e->sleepers))
+			disarm_all(e);
+		return false;
+	}
+	for (struct xvm_reg *r = e->nested, *next; r; r = next) {
+		next = r->next;
+		if (!atomic_load(&r->inner->file.nfds))
+			xvm_epset_drop(e, r); /* closed: the kernel has dropped it */
+		else if (atomic_load(&r->inner->ours))
+			xvm_inners_add(&w->in, r->inner);
+	}
+	if (w->in.n) {
+		int b = xvm_inners_prepare(&w->in);
+
+		if (b >= 0 && (*bound < 0 || b < *bound))
+			*bound = b;
+	}
+	w->counted = true;
+	atomic_fetch_add(&e->sleepers, 1);
+	/* Counted before the last look at the changes; pairs with wake_sleepers(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load(&e->changes) || atomic_load(&e->rescan)) {
+		uncount(w);
+		return false;
+	}
+	return true;
+}
+
+static int sleep_once(struct wait *w, int64_t ns, int bound)
+{
+	int64_t cut = bound < 0 ? -1 : (int64_t)bound * 1000000;
+	uint64_t start = xvm_now_ns();
+	int n, err;
+
+	XVM_COUNT(sleeps);
+	pthread_cleanup_push(cancelled, w);
+	n = kernel_wait(w, cut >= 0 && (ns < 0 || cut < ns) ? cut : ns);
+	err = errno;
+	pthread_cleanup_pop(0);
+	xvm_spin_slept(xvm_now_ns() - start);
+	uncount(w);
+	return n < 0 ? -err : n;
+}
+
+/* The records make no sense to a child that was forked in the middle of a change. */
+static int give_up(struct wait *w, int64_t ns)
+{
+	extern _Atomic int xvm_fdtab_hi;
+	int n, hi = atomic_load(&xvm_fdtab_hi);
+
+	for (int fd = 0; fd < hi && w->e->broken; fd++) {
+		struct xvm_sock *s = xvm_sock_get(fd);
+
+		if (!s)
+			continue;
+		xvm_sock_never(s, XVM_R_SHARED);
+		xvm_sock_put(s);
+	}
+	n = kernel_wait(w, ns);
+	return n < 0 ? -errno : n;
+}
+
+static int wait_in(struct wait *w, int64_t ns)
+{
+	uint64_t deadline = ns > 0 ? xvm_now_ns() + (uint64_t)ns : 0;
+	struct xvm_epoll *e = w->e;
+	bool spun = false;
+	int64_t left = ns;
+	int n, bound;
+
+	for (;;) {
+		/* Only a signal handler finds the lock its own: no look at rings for it. */
+		if (e->broken || xvm_lock(&e->lock) < 0)
+			return give_up(w, ns);
+		xvm_epset_settle(e);
+		n = look(w, false);
+		if (n == 0 && ns && !spun) {
+			n = spin(w, ns);
+			if (n == -EDEADLK)
+				return give_up(w, ns);
+			spun = true;
+		}
+		if (n) {
+			xvm_unlock(&e->lock);
+			return n;
+		}
+		left = remaining(ns, deadline);
+		if (!ready_to_sleep(w, &bound)) {
+			xvm_unlock(&e->lock);
+			continue;
+		}
+		xvm_unlock(&e->lock);
+
+		n = sleep_once(w, left, bound);
+
+		xvm_link_poll();
+		if (xvm_lock(&e->lock) < 0)
+			return n;
+		xvm_epset_settle(e);
+		e->call++;
+		w->rung = false;
+		if (n >= 0)
+			n = scan(w, filter(w, n));
+		leave(w);
+		xvm_unlock(&e->lock);
+		if (n)
+			return n;
+		if (ns >= 0 && (left == 0 || remaining(ns, deadline) == 0))
+			return 0;
+	}
+}
+
+static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, const sigset_t *mask,
+		      enum how how)
+{
+	struct wait w = {.epfd = epfd, .max = max, .how = how, .evs = evs, .mask = mask};
+	int n;
+
+	w.e = xvm_epset_get(epfd);
+	if (!w.e) {
+		n = kernel_wait(&w, ns);
+		return n;
+	}
+	n = wait_in(&w, ns);
+	xvm_epset_put(w.e);
+	if (n < 0) {
+		errno = -n;
+		return -1;
+	}
+	return n;
+}
+
+static bool straight(int epfd, const struct epoll_event *evs, int max)
+{
+	xvm_link_poll();
+	return xvm_epset_plain(epfd) || max <= 0 || (uintptr_t)evs < 4096;
+}
+
+XVM_WRAP int epoll_wait(int epfd, struct epoll_event *evs, int max, int timeout)
+{
+	if (straight(epfd, evs, max))
+		return REAL(epoll_wait)(epfd, evs, max, timeout);
+	return epset_wait(epfd, evs, max, timeout < 0 ? -1 : (int64_t)timeout * 1000000, NULL,
+			  HOW_WAIT);
+}
+
+XVM_WRAP int epoll_pwait(int epfd, struct epoll_event *evs, int max, int timeout,
+			 const sigset_t *mask)
+{
+	if (straight(epfd, evs, max))
+		return REAL(epoll_pwait)(epfd, evs, max, timeout, mask);
+	return epset_wait(epfd, evs, max, timeout < 0 ? -1 : (int64_t)timeout * 1000000, mask,
+			  HOW_PWAIT);
+}
+
+XVM_WRAP int epoll_pwait2(int epfd, struct epoll_event *evs, int max, const struct timespec *ts,
+			  const sigset_t *mask)
+{
+	int64_t ns = -1;
+
+	if (straight(epfd, evs, max) ||
+	    (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= 1000000000)))
+		return REAL(epoll_pwait2)(epfd, evs, max, ts, mask);
+	if (ts && ts->tv_sec < INT64_MAX / 1000000000 - 1)
+		ns = (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
+	return epset_wait(epfd, evs, max, ns, mask, HOW_PWAIT2);
+}

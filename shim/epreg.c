@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The records of paired sockets: hot, cold, armed, and what the kernel is asked for them. */
+#include "shim/epset.h"
+
+uint32_t xvm_epset_kmask(struct xvm_sock *s, uint32_t events)
+{
+	return xvm_sock_kmask(s, events & ~XVM_EP_FLAGS) |
+	       (events & XVM_EP_FLAGS & ~(uint32_t)EPOLLEXCLUSIVE);
+}
+
+void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force)
+{
+	uint32_t m = r->events & ~(uint32_t)EPOLLEXCLUSIVE;
+
+	if (r->gone)
+		return;
+	if (r->spent)
+		m = EPOLLONESHOT; /* at most an error, once, that nobody is told of */
+	else if (r->where != XVM_REG_KERNEL)
+		m = xvm_epset_kmask(r->sock, m) | (r->calm ? EPOLLET : 0);
+	if (m == r->kmask && !force)
+		return;
+	r->kmask = m;
+	xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, m, r->data);
+}
+
+void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (r->gone)
+		return;
+	if (!xvm_sock_on(r->sock)) {
+		if (r->where == XVM_REG_KERNEL)
+			return;
+		if (r->where == XVM_REG_HOT)
+			xvm_epset_cool(e, r);
+		r->where = XVM_REG_KERNEL;
+		e->managed--;
+	} else {
+		r->calm = false;
+		xvm_epset_heat(e, r);
+	}
+	xvm_epset_remask(e, r, false);
+}
+
+void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	r->idle = 0;
+	if (r->where == XVM_REG_HOT || r->spent)
+		return;
+	if (r->where == XVM_REG_KERNEL)
+		e->managed++;
+	xvm_epset_disarm(r);
+	r->where = XVM_REG_HOT;
+	e->hot_count++;
+	if (!e->hot) {
+		r->prev = r->next = r;
+		e->hot = r;
+		return;
+	}
+	r->next = e->hot;
+	r->prev = e->hot->prev;
+	r->prev->next = r;
+	r->next->prev = r;
+}
+
+void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (r->where != XVM_REG_HOT)
+		return;
+	r->where = XVM_REG_COLD;
+	e->hot_count--;
+	if (e->hot == r)
+		e->hot = r->next == r ? NULL : r->next;
+	r->prev->next = r->next;
+	r->next->prev = r->prev;
+}
+
+int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_t seq)
+{
+	if (r->armed && (r->armed & ~what || r->armed_by != w))
+		xvm_epset_disarm(r);
+	r->armed = what;
+	r->armed_by = w;
+	return what ? xvm_sock_arm(r->sock, r->fd, what, w, seq) : -1;
+}
+
+void xvm_epset_disarm(struct xvm_reg *r)
+{
+	if (r->armed)
+		xvm_sock_disarm(r->sock, r->armed, r->armed_by);
+	r->armed = 0;
+}
+
+bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	struct xvm_sock *s = r->sock;
+
+	if (!xvm_epset_unlink_sock(r))
+		return xvm_epset_drop(e, r);
+	xvm_epset_unpush(e, r);
+	xvm_epset_disarm(r);
+	xvm_epset_cool(e, r);
+	if (r->where != XVM_REG_KERNEL)
+		e->managed--;
+	r->where = XVM_REG_KERNEL;
+	if (!e->inherited && !r->spent)
+		xvm_epset_remask(e, r, false);
+	xvm_epset_unlink_fd(e, r);
+	r->gone = true;
+	r->sock = NULL;
+	xvm_sock_never(s, XVM_R_UNSUPPORTED);
+	xvm_sock_put(s);
+	return true;
+}

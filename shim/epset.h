@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the shim knows of an epoll instance: a record for each registration, found by descriptor
+ * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
+ *
+ * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
+ * ones; a direction's lock (sock.c); the lock of all sockets' lists of records (epset.c).
+ * xvm_epoll_changed() comes with a direction's lock held, so it takes only the last, and leaves its
+ * word on the epoll's stack of changes, where the holder of the epoll's lock finds it.
+ */
+#ifndef XVM_SHIM_EPSET_H
+#define XVM_SHIM_EPSET_H
+
+#include "shim/epoll.h"
+#include "shim/waker.h"
+#include "transport/lock.h"
+
+#define XVM_EP_FLAGS ((uint32_t)(EPOLLET | EPOLLONESHOT | EPOLLWAKEUP | EPOLLEXCLUSIVE))
+#define XVM_EP_IN ((uint32_t)(EPOLLIN | EPOLLRDNORM))
+#define XVM_EP_OUT ((uint32_t)(EPOLLOUT | EPOLLWRNORM))
+
+enum xvm_reg_where {
+	XVM_REG_KERNEL, /* the kernel's events are the truth: not tracked, or not paired */
+	XVM_REG_HOT,	/* looked at in every wait, armed before every sleep */
+	XVM_REG_COLD,	/* armed by pad: the kernel will report it */
+};
+
+enum xvm_reg_todo { XVM_TODO_NONE, XVM_TODO_MOD, XVM_TODO_DEL };
+
+struct xvm_reg {
+	_Atomic uint32_t link; /* pool.c */
+	int fd;
+	uint32_t events; /* what the application asked for */
+	uint32_t kmask;	 /* what the kernel was asked for */
+	uint64_t data;
+	struct xvm_epoll *ep;
+	struct xvm_sock *sock;	 /* a reference, or NULL */
+	struct xvm_epoll *inner; /* a reference, or NULL: fd is itself an epoll */
+
+	uint8_t where; /* enum xvm_reg_where */
+	uint8_t idle;  /* sleeps since it last had something */
+	uint8_t vain;  /* events of the kernel, in a row, that were none of the stream */
+	bool gone;     /* its descriptor was closed, the open file was not: no epoll_ctl reaches it */
+	bool spent;    /* one-shot: reported, and not asked for again */
+	bool fresh;    /* edge-triggered: nothing reported since it was last asked for */
+	bool calm;     /* level-triggered, but edge-triggered in the kernel: see vain */
+	struct xvm_edge edge; /* what was last reported */
+	uint64_t call;	      /* e->call in which it was reported */
+
+	uint32_t armed; /* EPOLLIN, EPOLLOUT: sleep words that were set for it */
+	struct xvm_waker *armed_by;
+
+	struct xvm_reg *fd_next, *data_next;
+	struct xvm_reg *prev, *next; /* hot: a ring; or in e->nested (next alone) */
+	struct xvm_reg *sock_next;   /* in sock->regs */
+
+	_Atomic uint32_t changed; /* it lies on e->changes */
+	struct xvm_reg *changed_next;
+	uint32_t todo; /* enum xvm_reg_todo, left by a signal handler, with what MOD asked for */
+	uint32_t todo_events;
+	uint64_t todo_data;
+};
+
+#define XVM_EP_BUCKETS 16 /* to begin with */
+
+struct xvm_epoll {
+	struct xvm_file file;  /* first: kind XVM_FILE_EPOLL */
+	_Atomic uint32_t ours; /* a tracked socket or an epoll has ever been in it */
+	_Atomic int fd;	       /* the descriptor by which it was last used */
+	struct xvm_shm_lock lock;
+	_Atomic uint32_t sleepers; /* threads that sleep in it, in an outer epoll or a poll with it */
+	_Atomic(struct xvm_reg *) changes;
+	_Atomic uint32_t rescan; /* changes whose records are not known */
+	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
+	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
+	bool opaque;	/* holds descriptors without a record */
+	bool broken;	/* a fork came in the middle of a change: the records make no sense */
+	int maker;	/* process that made it */
+	uint32_t asked;
+
+	uint32_t managed;    /* hot and cold ones */
+	uint32_t hot_count;
+	struct xvm_reg *hot; /* a ring; scans start here */
+	struct xvm_reg *nested;
+
+	uint64_t call;
+	uint32_t skipped; /* waits in a row that did not ask the kernel */
+	uint32_t vain;	  /* looks in a row in which the kernel had nothing */
+
+	uint32_t count, mask; /* records; buckets - 1 */
+	struct xvm_reg **by_fd, **by_data;
+	struct xvm_reg *first_fd[XVM_EP_BUCKETS], *first_data[XVM_EP_BUCKETS];
+};
+
+static inline void xvm_relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#else
+	__asm__ volatile("yield");
+#endif
+}
+
+static inline uint64_t xvm_epset_own(const struct xvm_epoll *e)
+{
+	return (uint64_t)(uintptr_t)e;
+}
+
+/* Instances. get: a reference, to be put; NULL if epfd is none that is known. */
+struct xvm_epoll *xvm_epset_new(int epfd);
+struct xvm_epoll *xvm_epset_get(int epfd);
+void xvm_epset_put(struct xvm_epoll *e);
+
+/* May a wait in it go straight to the kernel? */
+static inline bool xvm_epset_plain(int epfd)
+{
+	struct xvm_file *f = xvm_fdtab_peek(epfd);
+
+	return !f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_EPOLL ||
+	       !atomic_load_explicit(&((struct xvm_epoll *)f)->ours, memory_order_acquire);
+}
+
+/* All below, with e->lock held. */
+
+struct xvm_reg *xvm_epset_find(struct xvm_epoll *e, int fd);
+static inline struct xvm_reg *xvm_epset_first(struct xvm_epoll *e, uint64_t data)
+{
+	uint64_t h = data * 0x9e3779b97f4a7c15ull;
+
+	return e->by_data[(uint32_t)(h >> 32) & e->mask];
+}
+/* A record of what the kernel has taken. s and inner: references, passed on; NULL where there is no
+ * memory (then they are still the caller's). */
+struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			      struct xvm_sock *s, struct xvm_epoll *inner);
+void xvm_epset_modify(struct xvm_epoll *e, struct xvm_reg *r, uint32_t events, uint64_t data);
+/* False: not now, which only a signal handler can meet with. */
+bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r);
+
+/* What to ask of the kernel; and to ask it if that has changed, or in any case. */
+uint32_t xvm_epset_kmask(struct xvm_sock *s, uint32_t events);
+void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force);
+/* Has it been paired? Then it is looked at from now on. */
+void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r);
+/* Do what xvm_epoll_changed() has left to do. */
+void xvm_epset_settle(struct xvm_epoll *e);
+
+/* fd is closed but another descriptor of the open file is left: the kernel keeps the registration
+ * and nobody can reach it. It goes back to the kernel, and the socket to TCP. */
+bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
+
+int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_t seq);
+void xvm_epset_disarm(struct xvm_reg *r);
+
+/* The waker, made at first need; NULL where none is to be had. */
+struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e);
+
+/* epoll_ctl by the kernel on e. A negative errno, as the kernel gives it. */
+long xvm_epset_control(struct xvm_epoll *e, int op, int fd, uint32_t events, uint64_t data);
+
+void xvm_epset_link_sock(struct xvm_reg *r);
+bool xvm_epset_unlink_sock(struct xvm_reg *r);
+void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_unlink_fd(struct xvm_epoll *e, struct xvm_reg *r);
+
+/* Without the lock: whoever sleeps in it wakes. */
+void xvm_epset_wake(struct xvm_epoll *e);
+
+/* A record of s in e, for fd or (-1) for any. */
+struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+/* An epoll that has a record of s, for fd or (-1) for any: a reference, or NULL. */
+struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd);
+/* All epolls of the process. */
+void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg);
+
+/* A registration made in a signal handler that interrupted the holder of e's lock: by fd. */
+bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t todo,
+		     const struct epoll_event *ev);
+
+/*
+ * epoll_wait.c, for poll and outer epolls. Before a sleep outside: if something is ready in e, or
+ * becomes so, e is readable in the kernel. Takes the lock. Returns the bound of the sleep in ms.
+ */
+int xvm_epset_prepare(struct xvm_epoll *e);
+
+/* Inner epolls, to any depth, each with a reference and counted as slept in. */
+#define XVM_EP_INNER 16
+struct xvm_inners {
+	struct xvm_epoll *e[XVM_EP_INNER];
+	unsigned n;
+	bool more; /* than fit: do not sleep for long */
+};
+void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e);
+int xvm_inners_prepare(struct xvm_inners *in);
+void xvm_inners_end(struct xvm_inners *in);
+
+/* fd, just tracked, may have been registered before it was connected. To be called by who tracks. */
+void xvm_epoll_tracked(struct xvm_sock *s, int fd);
+
+/* wait.c: those that sleep in poll or select with s look again. */
+void xvm_wait_changed(struct xvm_sock *s);
+
+#endif
