@@ -15,8 +15,6 @@
 #include "shim/stream.h"
 #include "transport/lock.h"
 
-#define EMPTY_LOOKS 16 /* vain looks at an empty ring before the kernel is asked */
-
 enum { EOF_NONE, EOF_FIN };
 
 /* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
@@ -322,7 +320,7 @@ static ssize_t end_locked(struct xvm_sock *s)
 }
 
 /* Bytes taken (or peeked), 0 at the end, -EAGAIN where there is nothing now. */
-static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
+static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool wait)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -347,7 +345,6 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 				atomic_store_explicit(&s->mine.shm->tail, ep->rx_tail,
 						      memory_order_release);
 			}
-			s->rx_empty = 0;
 			if (io->msg) {
 				io->msg->msg_namelen = 0;
 				io->msg->msg_controllen = 0;
@@ -365,10 +362,11 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 				return end_locked(s);
 			if (atomic_load(&p->epoch) != epoch)
 				return -EAGAIN; /* left; the pad is under way */
-			if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
+			if (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_RX_SHUT)
 				ep->rx_kcheck = 1;
-			if ((ep->rx_kcheck || ++s->rx_empty % EMPTY_LOOKS == 0) &&
-			    ask_kernel_locked(s, fd))
+			/* Who does not wait wants to hear of the end now, as from TCP; who waits will
+			 * be told by poll. */
+			if ((ep->rx_kcheck || !wait) && ask_kernel_locked(s, fd))
 				continue;
 			return -EAGAIN;
 		}
@@ -447,7 +445,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
 			return wait ? -EINTR : -EAGAIN;
-		r = take_locked(s, fd, io);
+		r = take_locked(s, fd, io, wait);
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
 			if (io->flags & MSG_PEEK)

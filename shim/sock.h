@@ -31,7 +31,7 @@ struct xvm_sock {
 	struct xvm_peer *proc; /* the process at the other end */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 
-	uint64_t peer_head, rx_empty;	       /* rx_lock: last head seen; vain looks */
+	uint64_t peer_head;		       /* rx_lock: last head seen */
 	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
 	_Atomic(struct xvm_reg *) regs;	       /* epoll.c: registrations of this socket */

@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Both ends of one TCP connection as paired sockets in one process, without wrappers, daemon or
+ * waits: rx.c and tx.c are driven step by step, and what one direction delivers is checked
+ * byte by byte, whichever path it took. And a peer that lies.
+ */
+#include <criterion/criterion.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <time.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/stream.h"
+#include "transport/arena.h"
+
+/* What the rest of the shim would do. */
+struct xvm_conf xvm_conf = { .ring_size = 4096 };
+_Atomic(const struct xvm_shm_table *) xvm_link_table;
+uint64_t xvm_link_seen;
+uint32_t xvm_link_id;
+
+void xvm_epoll_changed(struct xvm_sock *s)
+{
+}
+void xvm_epoll_closing(struct xvm_sock *s, int fd)
+{
+}
+void xvm_epoll_dispose(struct xvm_file *f)
+{
+}
+void xvm_link_handle(void)
+{
+}
+enum xvm_reason xvm_link_up(void)
+{
+	return XVM_R_NO_DAEMON;
+}
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
+{
+	return -ENOTCONN;
+}
+void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired)
+{
+}
+bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
+{
+	return false;
+}
+void xvm_link_peer_put(struct xvm_peer *p)
+{
+}
+int xvm_fd_hide(int fd)
+{
+	return fd;
+}
+void xvm_fd_unhide_close(int fd)
+{
+	close(fd);
+}
+int xvm_pid(void)
+{
+	return getpid();
+}
+bool xvm_init(void)
+{
+	return true;
+}
+void xvm_log(int level, const char *fmt, ...)
+{
+}
+struct xvm_waker *xvm_waker_get(void)
+{
+	return NULL;
+}
+void xvm_waker_put(struct xvm_waker *w)
+{
+}
+void xvm_waker_drain(struct xvm_waker *w)
+{
+}
+uint64_t xvm_spin_budget(void)
+{
+	return 0;
+}
+void xvm_spin_won(uint64_t ns)
+{
+}
+void xvm_spin_slept(uint64_t ns)
+{
+}
+uint64_t xvm_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static int fd[2];
+static struct xvm_sock *s[2];
+static struct xvm_peer nobody;
+static uint64_t sent, got; /* from 0 to 1 */
+
+static uint8_t pattern(uint64_t i)
+{
+	return (uint8_t)((i * 0x9E3779B97F4A7C15ull) >> 56);
+}
+
+static void make(void)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET };
+	socklen_t len = sizeof(sa);
+	int l = socket(AF_INET, SOCK_STREAM, 0), half[2];
+
+	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	cr_assert_eq(bind(l, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	cr_assert_eq(listen(l, 1), 0);
+	getsockname(l, (struct sockaddr *)&sa, &len);
+	fd[0] = socket(AF_INET, SOCK_STREAM, 0);
+	cr_assert_eq(connect(fd[0], (struct sockaddr *)&sa, sizeof(sa)), 0);
+	fd[1] = accept(l, NULL, NULL);
+	close(l);
+	cr_assert_eq(xvm_fdtab_init(), 0);
+	for (int i = 0; i < 2; i++) {
+		xvm_sock_track(fd[i], i ? XVM_ROLE_PASSIVE : XVM_ROLE_ACTIVE);
+		s[i] = xvm_sock_get(fd[i]);
+		cr_assert(s[i]);
+		cr_assert_eq(xvm_half_create(&s[i]->mine, xvm_conf.ring_size, &half[i]), 0);
+		atomic_store(&s[i]->ep->state, XVM_EP_OFFERED);
+	}
+	for (int i = 0; i < 2; i++)
+		xvm_sock_answer(s[i]->slot, s[i]->gen, XVM_EP_PAIRED, 0, half[!i], &nobody);
+	for (int i = 0; i < 2; i++) {
+		cr_assert(xvm_sock_on(s[i]));
+		close(half[i]);
+	}
+	sent = got = 0;
+}
+
+static ssize_t put(size_t n)
+{
+	uint8_t buf[20000];
+	struct iovec iov = { buf, n };
+	struct xvm_io io = { .iov = &iov, .iovcnt = 1, .left = n, .flags = MSG_DONTWAIT };
+	ssize_t r;
+
+	for (size_t i = 0; i < n; i++)
+		buf[i] = pattern(sent + i);
+	r = xvm_tx(s[0], fd[0], &io);
+	if (r > 0)
+		sent += (uint64_t)r;
+	return r;
+}
+
+/* TCP is done with what was sent when the receiver's kernel has it. */
+static void settle(void)
+{
+	struct pollfd p = { .fd = fd[1], .events = POLLIN };
+
+	poll(&p, 1, 20);
+}
+
+static ssize_t take(size_t n, int flags)
+{
+	uint8_t buf[20000];
+	struct iovec iov[2] = { { buf, n / 3 }, { buf + n / 3, n - n / 3 } };
+	struct xvm_io io = { .iov = iov, .iovcnt = 2, .left = n, .flags = MSG_DONTWAIT | flags };
+	ssize_t r = xvm_rx(s[1], fd[1], &io);
+
+	for (ssize_t i = 0; i < r; i++)
+		cr_assert_eq(buf[i], pattern(got + (uint64_t)i), "byte %lu", got + (uint64_t)i);
+	if (r > 0 && !(flags & MSG_PEEK))
+		got += (uint64_t)r;
+	return r;
+}
+
+static bool on_ring(void)
+{
+	return s[0]->ep->tx_epoch & 1;
+}
+
+static void enter(void)
+{
+	take(1, 0); /* consents */
+	cr_assert_gt(put(10), 0);
+	cr_assert(on_ring());
+}
+
+TestSuite(phases, .init = make, .timeout = 60);
+
+Test(phases, enters_only_with_consent)
+{
+	cr_assert_eq(put(100), 100);
+	cr_assert(!on_ring());
+	settle();
+	cr_assert_eq(take(30, 0), 30);
+	cr_assert_eq(put(50), 50);
+	cr_assert(on_ring());
+	cr_assert_eq(take(1000, 0), 70); /* TCP up to the boundary */
+	cr_assert_eq(take(1000, 0), 50);
+	cr_assert_eq(take(1000, 0), -EAGAIN);
+}
+
+Test(phases, pads_behind_the_boundary_are_taken_off)
+{
+	take(1, 0);
+	cr_assert_eq(put(100), 100); /* on the ring at once, with a pad for the first sleep word */
+	cr_assert(on_ring());
+	settle();
+	cr_assert_eq(s[0]->ep->tx_pads, 1);
+	/* R is on TCP still: its kernel recv gets the pad and nothing else. */
+	cr_assert_eq(take(1000, MSG_PEEK), 100);
+	cr_assert_eq(take(1000, 0), 100);
+	cr_assert_eq(take(1000, 0), -EAGAIN);
+}
+
+Test(phases, leave_waits_for_the_enter_to_be_reached)
+{
+	take(1, 0);
+	put(10);
+	cr_assert(on_ring());
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), -EAGAIN);
+	cr_assert_eq(take(4, 0), 4);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), 0);
+	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
+	cr_assert_eq(put(20), 20);
+	cr_assert(!on_ring());
+	settle();
+	cr_assert_eq(take(100, 0), 6);
+	cr_assert_eq(take(100, 0), 20);
+	atomic_store(&s[0]->ep->want, 0);
+	cr_assert_eq(put(20), 20);
+	cr_assert(on_ring());
+	cr_assert_eq(take(100, 0), 20);
+}
+
+Test(phases, full_ring)
+{
+	enter();
+	take(10, 0);
+	cr_assert_eq(put(5000), 4096);
+	cr_assert_eq(put(1), -EAGAIN);
+	cr_assert(!xvm_tx_ready(s[0], fd[0], EPOLLOUT));
+	cr_assert_eq(take(2000, 0), 2000);
+	cr_assert(!xvm_tx_ready(s[0], fd[0], 0), "less than half is free");
+	cr_assert_eq(take(48, 0), 48);
+	cr_assert(xvm_tx_ready(s[0], fd[0], 0));
+	cr_assert_eq(put(5000), 2048);
+	cr_assert_eq(take(5000, 0), 2048); /* up to the head that it knew */
+	cr_assert_eq(take(5000, 0), 2048);
+}
+
+Test(phases, end_comes_after_the_bytes)
+{
+	enter();
+	put(500);
+	xvm_tx_shutdown(s[0], fd[0]);
+	shutdown(fd[0], SHUT_WR);
+	settle();
+	cr_assert(xvm_rx_ready(s[1], fd[1], EPOLLIN | EPOLLRDHUP) & EPOLLRDHUP);
+	while (got < sent)
+		cr_assert_gt(take(100, 0), 0);
+	cr_assert_eq(take(100, 0), 0);
+	cr_assert_eq(take(100, 0), 0);
+}
+
+Test(phases, killed_after_publishing)
+{
+	enter();
+	put(500);
+	close(fd[0]); /* as the kernel does for a dead process: no flag */
+	settle();
+	while (got < sent)
+		cr_assert_gt(take(100, 0), 0);
+	cr_assert_eq(take(100, 0), 0);
+}
+
+Test(phases, killed_between_enter_and_first_byte_read)
+{
+	put(50);
+	settle();
+	take(5, 0);
+	put(70);
+	cr_assert(on_ring());
+	close(fd[0]);
+	settle();
+	while (got < sent)
+		cr_assert_gt(take(100, 0), 0);
+	cr_assert_eq(take(100, 0), 0);
+}
+
+/* Whatever the order of sends, receives, wishes and looks: no byte lost, repeated or moved. */
+Test(phases, random_walk)
+{
+	unsigned switches = 0, was = 0;
+
+	for (unsigned seed = 1; seed <= 20; seed++) {
+		unsigned x = seed * 2654435761u;
+
+		for (int step = 0; step < 5000; step++) {
+			x ^= x << 13;
+			x ^= x >> 17;
+			x ^= x << 5;
+			switch (x % 9) {
+			case 0:
+			case 1:
+			case 2:
+				put(1 + x / 16 % 3000);
+				break;
+			case 3:
+			case 4:
+				take(1 + x / 16 % 3000, 0);
+				break;
+			case 5:
+				take(1 + x / 16 % 3000, MSG_PEEK);
+				break;
+			case 6:
+				atomic_store(&s[0]->ep->want, x / 16 % 2);
+				break;
+			case 7:
+				xvm_sock_poll(s[1], fd[1], EPOLLIN, x / 16 % 2 ? EPOLLIN : 0);
+				break;
+			case 8: /* a sleeper, so that pads are sent */
+				atomic_fetch_add(&s[1]->mine.shm->sleep_data, 256);
+				break;
+			}
+			if (on_ring() != was)
+				switches++, was = on_ring();
+		}
+		settle();
+		while (take(10000, 0) > 0 || got < sent)
+			settle();
+		cr_assert_eq(got, sent);
+	}
+	cr_assert_gt(switches, 500);
+}
+
+/* The sender's half is its own to write: nothing in it may hurt. */
+static struct xvm_shm_half *lie(void)
+{
+	return s[0]->mine.shm;
+}
+
+static void refused(void)
+{
+	ssize_t r = 0;
+
+	for (int i = 0; i < 50 && r >= 0; i++)
+		r = take(1000, 0);
+	cr_assert_eq(r, -ECONNRESET);
+	cr_assert_eq(atomic_load(&s[1]->ep->reason), XVM_R_BROKEN);
+	xvm_rx_ready(s[1], fd[1], EPOLLIN);
+	take(1000, 0);
+}
+
+Test(phases, lie_head)
+{
+	enter();
+	take(10, 0);
+	atomic_store(&lie()->head, sent + 5000);
+	refused();
+}
+
+Test(phases, lie_head_backwards)
+{
+	enter();
+	take(10, 0);
+	atomic_store(&lie()->head, 1);
+	refused();
+}
+
+Test(phases, lie_epoch)
+{
+	enter();
+	atomic_fetch_add(&lie()->epoch, 7);
+	refused();
+}
+
+Test(phases, lie_boundary)
+{
+	enter();
+	take(10, 0);
+	atomic_store(&lie()->bnd_ring, UINT64_MAX / 2);
+	atomic_fetch_add(&lie()->epoch, 1);
+	refused();
+}
+
+Test(phases, lie_tcp_boundary)
+{
+	enter();
+	take(10, 0);
+	atomic_store(&lie()->bnd_ring, 10);
+	atomic_store(&lie()->bnd_tcp, 0);
+	atomic_fetch_add(&lie()->epoch, 1);
+	atomic_store(&s[1]->ep->rx_tcp_got, 5);
+	refused();
+}
+
+Test(phases, lie_tail)
+{
+	enter();
+	atomic_store(&s[1]->mine.shm->tail, 5000);
+	cr_assert_eq(put(10), -ECONNRESET);
+}
