@@ -1,3 +1,4 @@
+cmake_minimum_required(VERSION 3.18)
 # Every row of calls.def is a wrapper that the library exports, and it exports nothing else.
 execute_process(COMMAND ${NM} -D --defined-only ${LIB} OUTPUT_VARIABLE symbols RESULT_VARIABLE bad)
 if(bad)

@@ -276,11 +276,13 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 	uint64_t due;
 	ssize_t r;
 
-	if (ep->rx_eof || ep->rx_err)
+	if (ep->rx_err)
 		return false;
 	ep->rx_kcheck = 0;
 	for (int looks = 0;; looks++) {
 		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
+		if (ep->rx_eof && !due)
+			return false; /* told by the flag, with pads still to be taken */
 		if (due > 0 && due < (1u << 30)) {
 			r = discard(s, fd, due);
 		} else {

@@ -654,9 +654,16 @@ static void obey(struct xvm_sock *s, int fd)
 
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
 {
-	uint32_t out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI)), r;
+	struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+	uint32_t out, r;
 
 	obey(s, fd);
+	/* Near the end the kernel knows more: errors, and that both directions are shut. */
+	if (!kernel && ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN) ||
+			atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
+	    REAL(poll)(&pfd, 1, 0) > 0)
+		kernel = (uint32_t)pfd.revents;
+	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
 	r = xvm_rx_ready(s, fd, kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
 	if (r & EPOLLIN)
 		out |= interest & IN_BITS;
