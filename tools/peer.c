@@ -305,7 +305,7 @@ static void warm(struct peer *p, double (*once)(struct peer *))
 
 static void go(struct peer *p, double (*once)(struct peer *), double seconds)
 {
-	double count = 0, start = now(), end = start, n;
+	double count = 0, start = now(), end, n;
 	unsigned i;
 
 	do {
