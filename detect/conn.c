@@ -327,6 +327,8 @@ static void hello(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		}
 		fds[0] = -1;
 		c->d->n_programs++;
+		if (c->d->idle)
+			c->d->idle(c->d);
 	} else if (m->nfds) {
 		xvm_conn_nonsense(c, "a hello with two descriptors");
 		return;

@@ -46,7 +46,7 @@ struct xvm_daemon {
 	} n;
 	uint64_t retired[16]; /* XVM_COUNTERS of arenas that are gone */
 
-	void (*idle)(struct xvm_daemon *d); /* the number of connections has changed */
+	void (*idle)(struct xvm_daemon *d); /* connections or programs have come or gone */
 };
 
 /* d is zeroed but for loop and conf. A daemon whose init failed can only be left. */

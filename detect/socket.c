@@ -170,7 +170,7 @@ int xvm_socket_open(struct xvm_socket *s, const char *path, bool private, int *f
 		return -EADDRINUSE;
 	}
 	if (ret) {
-		snprintf(err, err_len, "%s: %s", s->lock, strerror(-ret));
+		snprintf(err, err_len, "%s: cannot lock it: %s", path, strerror(-ret));
 		return ret;
 	}
 	ret = clear_path(s, err, err_len);
