@@ -69,6 +69,7 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	r->kmask = mask;
 	if (s) {
 		xvm_epset_convert(e, r);
+		r->fresh = true;
 		arm_for_sleepers(e, r);
 	}
 	return 0;
@@ -86,7 +87,8 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	uint32_t mask = ev->events;
 	long err;
 
-	/* It was registered with the kernel behind our back, or there was no memory for a record. */
+	/* It was registered with the kernel behind our back, or there was no memory for a record.
+	 */
 	if (!r)
 		return control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
 	if (r->sock && ((r->events | mask) & EPOLLEXCLUSIVE))
@@ -104,6 +106,7 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	r->kmask = mask;
 	if (r->sock) {
 		xvm_epset_convert(e, r);
+		r->fresh = true;
 		arm_for_sleepers(e, r);
 	}
 	return 0;
@@ -137,8 +140,8 @@ static long ctl_deferred(struct xvm_epoll *e, int epfd, int op, int fd,
 		if (s)
 			xvm_sock_never(s, XVM_R_LIMIT);
 	} else if (err == 0 && s) {
-		if (!xvm_epset_defer(e, s, fd,
-				     op == EPOLL_CTL_MOD ? XVM_TODO_MOD : XVM_TODO_DEL, ev))
+		if (!xvm_epset_defer(e, s, fd, op == EPOLL_CTL_MOD ? XVM_TODO_MOD : XVM_TODO_DEL,
+				     ev))
 			xvm_sock_never(s, XVM_R_LIMIT);
 	} else if (err == 0) {
 		e->opaque = true;
@@ -281,8 +284,8 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 	r = e->broken ? NULL : xvm_epset_find(e, t->fd);
 	if (!r || r->sock)
 		goto out;
-	/* The record may be of a descriptor that was closed. To be asked for the same events again does
-	 * no harm where it is not one-shot. */
+	/* The record may be of a descriptor that was closed. To be asked for the same events again
+	 * does no harm where it is not one-shot. */
 	if (r->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) {
 		xvm_sock_never(t->s, XVM_R_UNSUPPORTED);
 	} else if (xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, r->events, r->data) < 0) {

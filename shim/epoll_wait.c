@@ -5,8 +5,8 @@
  * the instance as data, when a peer has rung.
  *
  * A wait looks, spins if that has paid off lately, then arms all hot sockets with one new number of
- * the eventfd (W1), looks again and sleeps. A socket that was armed COOL_AFTER times and had
- * nothing goes cold, so a wait costs as much as is active, not as much as is registered.
+ * the eventfd (W1), looks again and sleeps. A socket that was armed several times and had nothing
+ * goes cold, so a wait costs as much as is active, not as much as is registered.
  *
  * No lock is held across a sleep. A signal that comes while a wait spins or looks, rather than
  * sleeps, runs its handler and does not end the wait: as if it had come just before the call.
@@ -20,11 +20,10 @@
 #include "shim/real.h"
 #include "transport/sys.h"
 
-#define COOL_AFTER 4  /* sleeps without an event before a socket is left to the kernel */
-#define SKIP_MAX 8    /* waits in a row that rings alone may answer */
-#define VAIN_MAX 8    /* events of the kernel in a row that were nothing: see calm() */
-#define LOOK_NS 8000  /* between looks at the kernel while spinning */
-#define MORE_MS 5     /* a sleep's bound where not all that it needs could be armed */
+#define SKIP_MAX 8   /* waits in a row that rings alone may answer */
+#define VAIN_MAX 8   /* events of the kernel in a row that were nothing: see calm() */
+#define LOOK_NS 8000 /* between looks at the kernel while spinning */
+#define MORE_MS 5    /* a sleep's bound where not all that it needs could be armed */
 
 /* Which of libc's functions the application called: a sandbox may know no other. */
 enum how { HOW_WAIT, HOW_PWAIT, HOW_PWAIT2 };
@@ -136,8 +135,8 @@ static uint32_t feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	if (r->spent)
 		return 0;
 	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
-	fin = (kernel & EPOLLRDHUP) && !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) &
-					 XVM_EPF_FIN_SEEN);
+	fin = (kernel & EPOLLRDHUP) &&
+	      !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN);
 	now = xvm_sock_edge(r->sock);
 	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
 	/* A pad was acted on: it has to be armed anew. */
@@ -190,8 +189,7 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev)
 	for (r = xvm_epset_first(e, ev->data.u64); r; r = r->data_next)
 		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
 			bits |= feed(e, r, ev->events);
-	/* An unknown descriptor with that data is not to be expected, where ours may well be meant. */
-	return other && !e->opaque ? bits | ev->events : bits;
+	return other ? bits | ev->events : bits;
 }
 
 /* Leave of n events what is the application's. */
@@ -260,8 +258,8 @@ static int scan(struct wait *w, int n)
 }
 
 /*
- * Rings and, now and then, the kernel: so that a kernel's descriptor does not starve while rings are
- * busy, and first, so that it finds room. Often where it had something lately.
+ * Rings and, now and then, the kernel: so that a kernel's descriptor does not starve while rings
+ * are busy, and first, so that it finds room. Often where it had something lately.
  */
 static int look(struct wait *w, bool kernel)
 {
@@ -285,34 +283,48 @@ static uint32_t to_arm(struct xvm_reg *r)
 
 	if (!(want & XVM_EP_OUT))
 		return what;
-	/* Edge-triggered: room is waited for only by one whom a send has told that there is none. */
+	/* Edge-triggered: room is waited for only by one whom a send has told that there is none.
+	 */
 	if (!(r->events & EPOLLET) || r->fresh || xvm_sock_edge(r->sock).out != r->edge.out)
 		what |= EPOLLOUT;
 	return what;
 }
 
-/*
- * Rule W1 for all hot sockets. Returns the bound of the sleep in ms, -1 for none; *found if
- * something is ready, so that there will be no sleep.
- */
-static int arm_all(struct xvm_epoll *e, bool *found)
+/* Few hot sockets cost little, and a pad more than a ring; many are not to slow down each sleep. */
+static unsigned cool_after(const struct xvm_epoll *e)
 {
+	return e->hot_count <= 8 ? 64 : e->hot_count <= 32 ? 16 : 4;
+}
+
+/*
+ * Rule W1 for all hot sockets. Returns the bound of the sleep in ms, -1 for none. Where something
+ * is ready there will be no sleep: *found, and as the first event of w if there is one.
+ */
+static int arm_all(struct xvm_epoll *e, struct wait *wait, bool *found)
+{
+	unsigned limit = cool_after(e);
 	struct xvm_waker *w = e->hot ? xvm_epset_waker(e) : NULL;
 	uint64_t seq = w ? xvm_waker_next(w) : 0;
 	struct xvm_reg *r = e->hot, *next;
 	struct xvm_edge now;
 	int bound = -1, b;
+	uint32_t bits;
 
 	for (uint32_t left = e->hot_count; left; left--, r = next) {
 		uint32_t what = to_arm(r);
-		bool cool = !w || r->idle >= COOL_AFTER;
+		bool cool = !w || r->idle >= limit;
 
 		next = r->next;
 		if (r->idle < UINT8_MAX)
 			r->idle++;
 		b = xvm_epset_arm(r, what, cool ? NULL : w, seq);
-		if (look_at(r, true, &now)) {
+		bits = look_at(r, true, &now);
+		if (bits) {
 			*found = true;
+			if (!wait)
+				break;
+			wait->evs[0] = (struct epoll_event){.events = bits, .data.u64 = r->data};
+			reported(e, r, &now, bits, false);
 			break;
 		}
 		if (b >= 0)
@@ -339,7 +351,7 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 	if (xvm_lock(&e->lock) < 0)
 		return MORE_MS;
 	xvm_epset_settle(e);
-	bound = e->broken ? MORE_MS : arm_all(e, &found);
+	bound = e->broken ? MORE_MS : arm_all(e, NULL, &found);
 	/* Then e is readable in the kernel, until somebody waits in it. */
 	if (found)
 		xvm_epset_wake(e);
@@ -391,8 +403,8 @@ void xvm_inners_end(struct xvm_inners *in)
 }
 
 /*
- * Back from the sleep. Rule W6: our ring was for all who sleep here; they have to be armed anew, and
- * told if something is left for them. The last one to go disarms.
+ * Back from the sleep. Rule W6: our ring was for all who sleep here; they have to be armed anew,
+ * and told if something is left for them. The last one to go disarms.
  */
 static void leave(struct wait *w)
 {
@@ -400,7 +412,7 @@ static void leave(struct wait *w)
 	bool found = false;
 
 	if (atomic_load(&e->sleepers)) {
-		if (w->rung && (arm_all(e, &found) >= 0 || found))
+		if (w->rung && (arm_all(e, NULL, &found) >= 0 || found))
 			xvm_epset_wake(e);
 	} else {
 		disarm_all(e);
@@ -494,17 +506,19 @@ static int spin(struct wait *w, int64_t ns)
 	return n;
 }
 
-/* Arms, counts us in. True: sleep. False: look again. With the lock held. */
-static bool ready_to_sleep(struct wait *w, int *bound)
+/* Arms, counts us in. 0: sleep; -EAGAIN: look again; or events. With the lock held. */
+static int ready_to_sleep(struct wait *w, int *bound)
 {
 	struct xvm_epoll *e = w->e;
 	bool found = false;
 
-	*bound = arm_all(e, &found);
+	e->call++;
+	*bound = arm_all(e, w, &found);
 	if (found) {
 		if (!atomic_load(&e->sleepers))
 			disarm_all(e);
-		return false;
+		e->skipped++;
+		return scan(w, 1);
 	}
 	for (struct xvm_reg *r = e->nested, *next; r; r = next) {
 		next = r->next;
@@ -525,9 +539,9 @@ static bool ready_to_sleep(struct wait *w, int *bound)
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load(&e->changes) || atomic_load(&e->rescan)) {
 		uncount(w);
-		return false;
+		return -EAGAIN;
 	}
-	return true;
+	return 0;
 }
 
 static int sleep_once(struct wait *w, int64_t ns, int bound)
@@ -564,14 +578,73 @@ static int give_up(struct wait *w, int64_t ns)
 	return n < 0 ? -errno : n;
 }
 
-static int wait_in(struct wait *w, int64_t ns)
+/* Nothing in it is paired. Others may be about to change that: then we are woken. */
+static bool none_paired(struct xvm_epoll *e)
+{
+	return !__atomic_load_n(&e->managed, __ATOMIC_RELAXED) &&
+	       !__atomic_load_n(&e->nested, __ATOMIC_RELAXED) && !atomic_load(&e->changes) &&
+	       !atomic_load(&e->rescan) && !e->broken;
+}
+
+/*
+ * As the kernel does it, at the cost of being counted. False: the wait goes on by other means, for
+ * *left ns.
+ */
+static bool pass_through(struct wait *w, int64_t ns, int *result, int64_t *left)
 {
 	uint64_t deadline = ns > 0 ? xvm_now_ns() + (uint64_t)ns : 0;
+	int n, err, out = 0;
+
+	w->counted = true;
+	atomic_fetch_add(&w->e->sleepers, 1);
+	/* Pairs with wake_sleepers(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!none_paired(w->e)) {
+		uncount(w);
+		return false;
+	}
+	pthread_cleanup_push(cancelled, w);
+	n = kernel_wait(w, ns);
+	err = errno;
+	pthread_cleanup_pop(0);
+	uncount(w);
+	*result = n < 0 ? -err : n;
+	if (n <= 0)
+		return true;
+	*left = remaining(ns, deadline);
+	if (!none_paired(w->e)) {
+		/* What the kernel has given is not to be lost. */
+		if (xvm_lock(&w->e->lock) < 0)
+			return true;
+		xvm_epset_settle(w->e);
+		w->e->call++;
+		n = filter(w, n);
+		xvm_unlock(&w->e->lock);
+	} else {
+		for (int i = 0; i < n; i++)
+			if (w->evs[i].data.u64 != xvm_epset_own(w->e))
+				w->evs[out++] = w->evs[i];
+		n = out;
+	}
+	*result = n;
+	return n || *left == 0;
+}
+
+static int wait_in(struct wait *w, int64_t ns)
+{
 	struct xvm_epoll *e = w->e;
+	uint64_t deadline = 0;
 	bool spun = false;
 	int64_t left = ns;
 	int n, bound;
 
+	while (none_paired(e)) {
+		if (pass_through(w, ns, &n, &left))
+			return n;
+		ns = left;
+	}
+	if (ns > 0)
+		deadline = xvm_now_ns() + (uint64_t)ns;
 	for (;;) {
 		/* Only a signal handler finds the lock its own: no look at rings for it. */
 		if (e->broken || xvm_lock(&e->lock) < 0)
@@ -589,11 +662,14 @@ static int wait_in(struct wait *w, int64_t ns)
 			return n;
 		}
 		left = remaining(ns, deadline);
-		if (!ready_to_sleep(w, &bound)) {
-			xvm_unlock(&e->lock);
-			continue;
-		}
+		bound = -1;
+		if (ns)
+			n = ready_to_sleep(w, &bound);
 		xvm_unlock(&e->lock);
+		if (n == -EAGAIN)
+			continue;
+		if (n)
+			return n;
 
 		n = sleep_once(w, left, bound);
 
@@ -621,10 +697,8 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	int n;
 
 	w.e = xvm_epset_get(epfd);
-	if (!w.e) {
-		n = kernel_wait(&w, ns);
-		return n;
-	}
+	if (!w.e)
+		return kernel_wait(&w, ns);
 	n = wait_in(&w, ns);
 	xvm_epset_put(w.e);
 	if (n < 0) {

@@ -2,6 +2,8 @@
 /* The records of paired sockets: hot, cold, armed, and what the kernel is asked for them. */
 #include "shim/epset.h"
 
+#include <string.h>
+
 uint32_t xvm_epset_kmask(struct xvm_sock *s, uint32_t events)
 {
 	return xvm_sock_kmask(s, events & ~XVM_EP_FLAGS) |
@@ -36,6 +38,11 @@ void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r)
 		r->where = XVM_REG_KERNEL;
 		e->managed--;
 	} else {
+		if (r->where == XVM_REG_KERNEL) {
+			/* The kernel has made the edges so far. */
+			r->fresh = false;
+			memset(&r->edge, 0, sizeof(r->edge));
+		}
 		r->calm = false;
 		xvm_epset_heat(e, r);
 	}

@@ -9,6 +9,7 @@
 #include "shim/link.h"
 #include "shim/pool.h"
 #include "shim/process.h"
+#include "shim/wait.h"
 #include "transport/sys.h"
 
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
@@ -17,7 +18,7 @@ static struct xvm_pool regs = XVM_POOL(struct xvm_reg, link, 1 << 18);
 /* All sockets' lists of records. Held for a few instructions, none of them a call into sock.c. */
 static struct xvm_shm_lock lists;
 static _Atomic uint32_t missed; /* a signal handler could not take it */
-static _Atomic int kick_fd; 	/* 1 + an eventfd that is always readable */
+static _Atomic int kick_fd;	/* 1 + an eventfd that is always readable */
 
 /* ---- instances ---------------------------------------------------------- */
 
@@ -77,7 +78,8 @@ void xvm_epoll_dispose(struct xvm_file *f)
 	atomic_store(&f->kind, XVM_FILE_NONE);
 	if (w)
 		xvm_waker_put(w);
-	/* What cannot be taken apart now stays as it is for good: harmless, and next to impossible. */
+	/* What cannot be taken apart now stays as it is for good: harmless, and next to impossible.
+	 */
 	for (uint32_t i = 0; !e->broken && i <= e->mask; i++)
 		while (e->by_data[i])
 			if (!xvm_epset_drop(e, e->by_data[i]))
@@ -125,14 +127,15 @@ static void forked(struct xvm_epoll *e, void *arg)
 void xvm_epoll_forked(void)
 {
 	atomic_store(&lists.word, 0);
+	xvm_wait_forked();
 	xvm_epset_each(forked, NULL);
 }
 
 /* ---- waking ------------------------------------------------------------- */
 
 /*
- * Wakes those who sleep in an epoll that has no waker: to ask for a readable descriptor anew makes an
- * event. An extra eventfd for each epoll would do as well, but most never need one.
+ * Wakes those who sleep in an epoll that has no waker: to ask for a readable descriptor anew makes
+ * an event. An extra eventfd for each epoll would do as well, but most never need one.
  */
 static void kick(struct xvm_epoll *e)
 {
@@ -273,8 +276,10 @@ static void settle_one(struct xvm_epoll *e, struct xvm_reg *r)
 		xvm_epset_drop(e, r);
 		return;
 	}
-	if (todo == XVM_TODO_MOD)
+	if (todo == XVM_TODO_MOD) {
 		xvm_epset_modify(e, r, r->todo_events, r->todo_data);
+		r->kmask = r->todo_events;
+	}
 	if (r->sock)
 		xvm_epset_convert(e, r);
 }
@@ -348,7 +353,8 @@ struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
 		if (fd >= 0 && r->fd != fd)
 			continue;
 		/* At 0 it is being disposed of, and will drop the record itself. */
-		while (users && !atomic_compare_exchange_weak(&r->ep->file.users, &users, users + 1))
+		while (users &&
+		       !atomic_compare_exchange_weak(&r->ep->file.users, &users, users + 1))
 			;
 		if (users)
 			e = r->ep;

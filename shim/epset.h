@@ -40,10 +40,10 @@ struct xvm_reg {
 	uint8_t where; /* enum xvm_reg_where */
 	uint8_t idle;  /* sleeps since it last had something */
 	uint8_t vain;  /* events of the kernel, in a row, that were none of the stream */
-	bool gone;     /* its descriptor was closed, the open file was not: no epoll_ctl reaches it */
-	bool spent;    /* one-shot: reported, and not asked for again */
-	bool fresh;    /* edge-triggered: nothing reported since it was last asked for */
-	bool calm;     /* level-triggered, but edge-triggered in the kernel: see vain */
+	bool gone;  /* its descriptor was closed, the open file was not: no epoll_ctl reaches it */
+	bool spent; /* one-shot: reported, and not asked for again */
+	bool fresh; /* edge-triggered: nothing reported since it was last asked for */
+	bool calm;  /* level-triggered, but edge-triggered in the kernel: see vain */
 	struct xvm_edge edge; /* what was last reported */
 	uint64_t call;	      /* e->call in which it was reported */
 
@@ -68,9 +68,10 @@ struct xvm_epoll {
 	_Atomic uint32_t ours; /* a tracked socket or an epoll has ever been in it */
 	_Atomic int fd;	       /* the descriptor by which it was last used */
 	struct xvm_shm_lock lock;
-	_Atomic uint32_t sleepers; /* threads that sleep in it, in an outer epoll or a poll with it */
+	_Atomic uint32_t
+		sleepers; /* threads that sleep in it, in an outer epoll or a poll with it */
 	_Atomic(struct xvm_reg *) changes;
-	_Atomic uint32_t rescan; /* changes whose records are not known */
+	_Atomic uint32_t rescan;	   /* changes whose records are not known */
 	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
@@ -78,7 +79,7 @@ struct xvm_epoll {
 	int maker;	/* process that made it */
 	uint32_t asked;
 
-	uint32_t managed;    /* hot and cold ones */
+	uint32_t managed; /* hot and cold ones */
 	uint32_t hot_count;
 	struct xvm_reg *hot; /* a ring; scans start here */
 	struct xvm_reg *nested;
@@ -196,7 +197,8 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e);
 int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
 
-/* fd, just tracked, may have been registered before it was connected. To be called by who tracks. */
+/* fd, just tracked, may have been registered before it was connected. To be called by who tracks.
+ */
 void xvm_epoll_tracked(struct xvm_sock *s, int fd);
 
 /* wait.c: those that sleep in poll or select with s look again. */

@@ -104,8 +104,10 @@ void xvm_waker_forked(void)
 	uint64_t have = atomic_exchange(&made, 0);
 
 	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
-		if (have >> i & 1)
+		if (have >> i & 1) {
 			xvm_fd_unhide_close(wakers[i].fd);
+			wakers[i].fd = -1;
+		}
 	atomic_store(&used, 0);
 }
 

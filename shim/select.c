@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* select and pselect with paired sockets, by way of poll's engine. The masks are the kernel's. */
+#include <limits.h>
+#include <sys/mman.h>
+
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/wait.h"
+#include "shim/waker.h"
+#include "transport/sys.h"
+
+#define IN_SET (POLLRDNORM | POLLRDBAND | POLLIN | POLLHUP | POLLERR)
+#define OUT_SET (POLLWRBAND | POLLWRNORM | POLLOUT | POLLERR)
+#define EX_SET POLLPRI
+
+#define STACK_FDS 64
+#define WORD_BITS (8 * (int)sizeof(unsigned long))
+
+struct sets {
+	unsigned long *word[3]; /* in, out, ex: as the kernel sees them, of any length; or NULL */
+	int n;			/* descriptors below this */
+	struct pollfd *fds;
+	nfds_t nfds;
+	unsigned tracked;
+};
+
+static unsigned long any_of(const struct sets *s, int i)
+{
+	unsigned long m = 0;
+
+	for (int k = 0; k < 3; k++)
+		if (s->word[k])
+			m |= s->word[k][i];
+	/* Bits behind the last descriptor are not looked at. */
+	if (s->n - i * WORD_BITS < WORD_BITS)
+		m &= (1ul << (s->n - i * WORD_BITS)) - 1;
+	return m;
+}
+
+static int words(const struct sets *s)
+{
+	return (s->n + WORD_BITS - 1) / WORD_BITS;
+}
+
+static bool isset(const unsigned long *w, int fd)
+{
+	return w && (w[fd / WORD_BITS] >> (fd % WORD_BITS) & 1);
+}
+
+/* How many descriptors there are, and whether any of them is ours to see to. */
+static nfds_t survey(struct sets *s)
+{
+	nfds_t count = 0;
+
+	for (int i = 0; i < words(s); i++) {
+		for (unsigned long m = any_of(s, i); m; m &= m - 1) {
+			struct pollfd one = {.fd = i * WORD_BITS + __builtin_ctzl(m)};
+
+			s->tracked += xvm_wait_count(&one, 1);
+			count++;
+		}
+	}
+	return count;
+}
+
+static void fill(struct sets *s, nfds_t max)
+{
+	for (int i = 0; i < words(s); i++) {
+		for (unsigned long m = any_of(s, i); m && s->nfds < max; m &= m - 1) {
+			int fd = i * WORD_BITS + __builtin_ctzl(m);
+			short ev = 0;
+
+			if (isset(s->word[0], fd))
+				ev |= IN_SET & ~(POLLHUP | POLLERR);
+			if (isset(s->word[1], fd))
+				ev |= OUT_SET & ~POLLERR;
+			if (isset(s->word[2], fd))
+				ev |= EX_SET;
+			s->fds[s->nfds++] = (struct pollfd){.fd = fd, .events = ev};
+		}
+	}
+}
+
+/* Bits that select would report of one descriptor. */
+static int bits_of(const struct sets *s, const struct pollfd *p, int k)
+{
+	static const short set[3] = {IN_SET, OUT_SET, EX_SET};
+
+	return isset(s->word[k], p->fd) && (p->revents & set[k]);
+}
+
+static int total(const struct sets *s)
+{
+	int n = 0;
+
+	for (nfds_t i = 0; i < s->nfds; i++) {
+		if (s->fds[i].revents & POLLNVAL)
+			return -EBADF;
+		for (int k = 0; k < 3; k++)
+			n += bits_of(s, &s->fds[i], k);
+	}
+	return n;
+}
+
+static void store(struct sets *s)
+{
+	for (nfds_t i = 0; i < s->nfds; i++) {
+		int fd = s->fds[i].fd;
+
+		for (int k = 0; k < 3; k++)
+			if (s->word[k] && !bits_of(s, &s->fds[i], k))
+				s->word[k][fd / WORD_BITS] &= ~(1ul << (fd % WORD_BITS));
+	}
+}
+
+static int run(struct sets *s, int64_t ns, const sigset_t *mask)
+{
+	uint64_t deadline = ns > 0 ? xvm_now_ns() + (uint64_t)ns : 0, now;
+	int r, n;
+
+	for (;;) {
+		r = xvm_wait_set(s->fds, s->nfds, s->tracked, ns, mask, false);
+		if (r < 0)
+			return r;
+		n = total(s);
+		if (n < 0)
+			return n;
+		if (n || r == 0)
+			break;
+		/* poll tells of a hang-up where select was not asked for anything that it is. */
+		for (nfds_t i = 0; i < s->nfds; i++)
+			if (s->fds[i].revents)
+				s->fds[i].fd = -1 - s->fds[i].fd;
+		if (ns < 0)
+			continue;
+		now = xvm_now_ns();
+		if (now >= deadline)
+			break;
+		ns = (int64_t)(deadline - now);
+	}
+	for (nfds_t i = 0; i < s->nfds; i++)
+		if (s->fds[i].fd < 0)
+			s->fds[i] = (struct pollfd){.fd = -1 - s->fds[i].fd};
+	store(s);
+	return n;
+}
+
+/* False: the kernel's business. */
+static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const sigset_t *mask,
+		 int *result)
+{
+	struct sets s = {.word = {(void *)in, (void *)out, (void *)ex}, .n = n};
+	struct pollfd stack[STACK_FDS];
+	size_t len = 0;
+	nfds_t count;
+	long map = 0;
+
+	if (n <= 0 || n > XVM_FD_MAX || !xvm_fdtab)
+		return false;
+	xvm_link_poll();
+	count = survey(&s);
+	if (__builtin_expect(s.tracked == 0, 1))
+		return false;
+	s.fds = stack;
+	if (count > STACK_FDS) {
+		len = count * sizeof(struct pollfd);
+		map = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			      -1, 0);
+		if (map < 0 && map >= -4095) {
+			*result = -ENOMEM;
+			return true;
+		}
+		s.fds = (struct pollfd *)map;
+	}
+	fill(&s, count);
+	*result = run(&s, ns, mask);
+	if (map)
+		xvm_sys(SYS_munmap, map, len);
+	return true;
+}
+
+static int result(int r)
+{
+	if (r >= 0)
+		return r;
+	errno = -r;
+	return -1;
+}
+
+XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
+{
+	uint64_t start, gone;
+	int64_t ns = -1;
+	int r;
+
+	if (!xvm_fdtab || (tv && (tv->tv_sec < 0 || tv->tv_usec < 0)))
+		return REAL(select)(n, in, out, ex, tv);
+	if (tv && tv->tv_sec < INT64_MAX / 1000000000 - tv->tv_usec / 1000000 - 1)
+		ns = (int64_t)tv->tv_sec * 1000000000 + (int64_t)tv->tv_usec * 1000;
+	start = tv ? xvm_now_ns() : 0;
+	if (!ours(n, in, out, ex, ns, NULL, &r))
+		return REAL(select)(n, in, out, ex, tv);
+	/* Linux tells what is left of the time. */
+	if (tv && ns >= 0) {
+		gone = xvm_now_ns() - start;
+		ns = gone < (uint64_t)ns ? ns - (int64_t)gone : 0;
+		tv->tv_sec = (time_t)(ns / 1000000000);
+		tv->tv_usec = (suseconds_t)(ns % 1000000000 / 1000);
+	}
+	return result(r);
+}
+
+XVM_WRAP int __select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
+{
+	return select(n, in, out, ex, tv);
+}
+
+XVM_WRAP int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *ts,
+		     const sigset_t *mask)
+{
+	int64_t ns;
+	int r;
+
+	if (!xvm_wait_ns(ts, &ns) || !ours(n, in, out, ex, ns, mask, &r))
+		return REAL(pselect)(n, in, out, ex, ts, mask);
+	return result(r);
+}
