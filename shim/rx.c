@@ -428,6 +428,15 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	}
 }
 
+void xvm_rx_consent(struct xvm_sock *s, int fd)
+{
+	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
+	    xvm_trylock(&s->ep->rx_lock) < 0)
+		return;
+	consent_locked(s, fd);
+	xvm_unlock(&s->ep->rx_lock);
+}
+
 ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 {
 	struct xvm_shm_ep *ep = s->ep;

@@ -644,6 +644,7 @@ static void obey(struct xvm_sock *s, int fd)
 		if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
 			atomic_store(&m->have_wakers, mask);
 	}
+	xvm_tx_enter(s, fd);
 	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
 	    (!atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
 	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||

@@ -33,6 +33,11 @@ uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
 size_t xvm_rx_pending(struct xvm_sock *s, int fd); /* FIONREAD */
 size_t xvm_tx_pending(struct xvm_sock *s, int fd); /* SIOCOUTQ: what the peer has not taken */
 
+/* From inside any call on the socket: consent for the direction that is not the call's own; enter
+ * with one that has nothing to send, so that its pads can wake the peer. Tried, not insisted on. */
+void xvm_rx_consent(struct xvm_sock *s, int fd);
+void xvm_tx_enter(struct xvm_sock *s, int fd);
+
 /* Rule W2, after consuming. */
 void xvm_rx_room(struct xvm_sock *s, int fd);
 

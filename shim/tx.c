@@ -331,6 +331,17 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	return (ssize_t)n;
 }
 
+void xvm_tx_enter(struct xvm_sock *s, int fd)
+{
+	if ((*(volatile uint64_t *)&s->ep->tx_epoch & 1) ||
+	    !atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
+	    xvm_trylock(&s->ep->tx_lock) < 0)
+		return;
+	if (!(s->ep->tx_epoch & 1))
+		enter_locked(s, fd);
+	xvm_unlock(&s->ep->tx_lock);
+}
+
 ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -343,6 +354,7 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
 	if (io->left == 0)
 		return 0;
+	xvm_rx_consent(s, fd);
 	for (;;) {
 		r = xvm_lock(&ep->tx_lock);
 		if (r < 0)
