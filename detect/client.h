@@ -35,7 +35,8 @@ int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
  * concurrent change; 0 if it changes without end. Loopback is always XVM_RES_USED. */
 uint32_t xvm_client_resident(const struct xvm_shm_table *table, const uint8_t addr[16]);
 
-/* The 16-byte form and the port (host order) of an AF_INET or AF_INET6 address; -EAFNOSUPPORT else. */
+/* The 16-byte form and the port (host order) of an AF_INET or AF_INET6 address, or
+ * -EAFNOSUPPORT. */
 int xvm_client_addr(const struct sockaddr *sa, socklen_t len, uint8_t addr[16], uint16_t *port);
 
 /* Names and texts of enum xvm_reason; "?" for a number that is none. */

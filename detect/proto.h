@@ -25,15 +25,16 @@ enum xvm_msg_type {
 			      sends no fd. */
 	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use) */
 	XVM_MSG_WITHDRAW,  /* slot, gen: the offer is void */
-	XVM_MSG_WAKER,	   /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
-	XVM_MSG_UNPAIR,	   /* slot, gen: a paired endpoint is closed */
-	XVM_MSG_CTL_DONE,  /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
+	XVM_MSG_WAKER,	  /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
+	XVM_MSG_UNPAIR,	  /* slot, gen: a paired endpoint is closed */
+	XVM_MSG_CTL_DONE, /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
 
 	/* xvmd to client */
 	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id; fds: table */
 	XVM_MSG_BAD_VERSION,  /* arg = xvmd's version; the connection then closes */
 	XVM_MSG_SEEN,	      /* slot, gen: xvmd has closed its copy of the offered socket */
-	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client id; fds: peer's half */
+	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client
+				 id; fds: peer's half */
 	XVM_MSG_REFUSED,      /* slot, gen, arg = enum xvm_reason */
 	XVM_MSG_PEER_WAKER,   /* arg = index, arg2 = its client id; fds: eventfd */
 	XVM_MSG_PEER_GONE,    /* arg2 = client id: its eventfds are of no use any more */
