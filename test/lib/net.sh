@@ -275,42 +275,35 @@ _ss()
 	timeout 10 "$B/xvm" ss --json | python3 "$SRC/test/lib/ss.py" "$@"
 }
 
-# on_ring PID...: now, some connection of each has moved bytes by the ring and is on it.
-on_ring()
-{
-	local p
-	for p; do
-		_ss ring "$p" || return 1
-	done
-}
-
-# expect_ring PID...: in mode both, while they run. PID may be PID/comm to mean its children too.
+# expect_ring PID...: in mode both, while they run. Connections of a process's children are its own.
 expect_ring()
 {
 	[[ -z ${XVM_TEST_PLAIN-} && $mode = both ]] || return 0
-	local end=$((${EPOCHREALTIME/./} + 15000000)) p
-	until on_ring "$@" >"$T/ring.log" 2>&1; do
-		for p; do
-			running "$p" || fail "process $p ended before it was seen on the ring: $(cat "$T/ring.log")"
-		done
-		((${EPOCHREALTIME/./} < end)) || {
-			show_ss
-			fail "process $* is not on the ring: $(cat "$T/ring.log")"
-		}
-		pause 0.02
-	done
-	cat "$T/ring.log"
+	_expect ring "$@"
 }
 
 # expect_tcp PID: in modes client and server: shown, on TCP, with a reason, no byte by ring.
 expect_tcp()
 {
 	[[ -z ${XVM_TEST_PLAIN-} && ($mode = client || $mode = server) ]] || return 0
-	wait_for 15 _ss tcp "$1" || {
-		show_ss
-		fail "process $1 is not shown as staying on TCP: $(_ss tcp "$1" 2>&1)"
-	}
-	_ss tcp "$1"
+	_expect tcp "$@"
+}
+
+_expect()
+{
+	local end=$((${EPOCHREALTIME/./} + 15000000)) p what=$1
+	shift
+	until _ss "$what" "$@" >"$T/path.log" 2>&1; do
+		for p; do
+			running "$p" || fail "process $p ended before it was seen on path $what: $(cat "$T/path.log")"
+		done
+		((${EPOCHREALTIME/./} < end)) || {
+			show_ss
+			fail "process $* is not on path $what: $(cat "$T/path.log")"
+		}
+		pause 0.02
+	done
+	cat "$T/path.log"
 }
 
 # expect_path CLIENT SERVER: whatever the mode demands of a client and a server's process.

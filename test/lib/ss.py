@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judges the output of `xvm ss --json` or `xvm stats --json` on stdin.
 
-ss.py ring PID   0 if a connection of PID, or of one of its descendants, is on the ring and
+ss.py ring PID...  0 if a connection of each PID, or of one of its descendants, is on the ring and
                  has moved bytes by it
 ss.py tcp PID    0 if PID (or descendants) has connections and all are on TCP, with a reason, and
                  no byte went by ring
@@ -56,33 +56,46 @@ def text(row):
     return " ".join(f"{f}={row[f]}" for f in FIELDS)
 
 
+def say(found):
+    for row in found[:3]:
+        print(text(row))
+    if len(found) > 3:
+        print(f"and {len(found) - 3} more")
+
+
 def main():
-    what, arg = sys.argv[1:]
+    what, *args = sys.argv[1:]
     data = json.load(sys.stdin)
     if what == "stat":
         counters = data.get("counters", data)
-        if arg not in counters:
-            sys.exit(f"xvm stats --json has no counter {arg}: {' '.join(map(str, counters))}")
-        print(counters[arg])
+        if args[0] not in counters:
+            sys.exit(f"xvm stats --json has no counter {args[0]}: {' '.join(map(str, counters))}")
+        print(counters[args[0]])
         return
     if what == "fds":
-        print(*(r["fd"] for r in rows(data) if r["pid"] == int(arg)))
+        print(*(r["fd"] for r in rows(data) if r["pid"] == int(args[0])))
         return
-    members = family(int(arg))
-    mine = [r for r in rows(data) if r["pid"] in members]
-    for row in mine:
-        print(row["path"], row["reason"]) if what == "path" else print(text(row))
-    if what == "ring":
-        if not any("ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0 for r in mine):
-            sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
-    elif what == "tcp":
-        if not mine:
-            sys.exit(f"no connection of process {arg}")
-        for r in mine:
-            if r["path"] != "tcp" or r["tx_ring"] or r["rx_ring"]:
-                sys.exit(f"not on TCP: {text(r)}")
-            if r["reason"] in ("", "none", "-", None):
-                sys.exit(f"no reason: {text(r)}")
+    for arg in args:
+        members = family(int(arg))
+        mine = [r for r in rows(data) if r["pid"] in members]
+        if what == "path":
+            for r in mine:
+                print(r["path"], r["reason"])
+        elif what == "ring":
+            on = [r for r in mine if "ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0]
+            if not on:
+                say(mine)
+                sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
+            say(on)
+        elif what == "tcp":
+            say(mine)
+            if not mine:
+                sys.exit(f"no connection of process {arg}")
+            for r in mine:
+                if r["path"] != "tcp" or r["tx_ring"] or r["rx_ring"]:
+                    sys.exit(f"not on TCP: {text(r)}")
+                if r["reason"] in ("", "none", "-", None):
+                    sys.exit(f"no reason: {text(r)}")
 
 
 main()

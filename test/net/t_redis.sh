@@ -17,15 +17,16 @@ random_file "$T/big" 10000000
 head -c 3000 "$T/big" >"$T/small"
 for mode in $MODES; do
 	set_mode "$mode"
+	# Long enough to be looked at.
 	n=100000
-	[[ $mode = plain || $mode = both ]] || n=30000
+	[[ $mode != both ]] || n=300000
 	bg_server redis redis-server --bind "$B4" --protected-mode no --save '' --appendonly no \
 		--dir "$T" --dbfilename "$mode.rdb"
 	s=$PID
 	wait_port b 6379
 	bench -c 50 -n $n -t get,set -q
-	bench -c 50 -n $((n * 5)) -P 16 -t get,set -q
-	bench -c 10 -n $((n / 10)) -d 20000 -t get,set -q
+	bench -c 50 -n $((n * 4)) -P 16 -t get,set -q
+	bench -c 10 -n $((n / 5)) -d 20000 -t get,set -q
 
 	step "values"
 	for v in big small; do
