@@ -54,10 +54,10 @@ static bool on_ring(struct xvm_sock *s)
 /* Of bits that are true now, those that make an edge since the last report. */
 static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
 {
-	uint32_t news = bits & ~(XVM_EP_IN | XVM_EP_OUT);
+	uint32_t input = XVM_EP_IN | EPOLLRDHUP, news = bits & ~(input | XVM_EP_OUT);
 
 	if (r->fresh || now->in != r->edge.in)
-		news |= bits & XVM_EP_IN;
+		news |= bits & input;
 	if (r->fresh || now->out != r->edge.out)
 		news |= bits & XVM_EP_OUT;
 	return news;
@@ -67,7 +67,7 @@ static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint3
 static void reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_edge *now,
 		     uint32_t bits, bool by_kernel)
 {
-	if (bits & XVM_EP_IN)
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
 		r->edge.in = now->in;
 	else if (r->fresh)
 		r->edge.in = now->in - 1;
@@ -93,8 +93,14 @@ static void reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_ed
 	}
 }
 
-/* What is ready in shared memory and news to the application. thorough: at the price of a lock, and
- * with the chances that a call on the socket offers (consent, leaving). */
+/*
+ * What is ready in shared memory and news to the application. thorough: at the price of a lock, and
+ * with the chances that a call on the socket offers (consent, leaving).
+ *
+ * now: as it is to be remembered if this is reported. Input that comes before the application
+ * learns of the event belongs to the event; but a send that finds no room after we looked waits for
+ * the next.
+ */
 static uint32_t look_at(struct xvm_reg *r, bool thorough, struct xvm_edge *now)
 {
 	uint32_t want = wanted(r), bits;
@@ -109,7 +115,9 @@ static uint32_t look_at(struct xvm_reg *r, bool thorough, struct xvm_edge *now)
 	}
 	bits = xvm_sock_poll(r->sock, r->fd, want, 0);
 	if ((r->events & EPOLLET) && !edges(r, now, bits))
-		return 0;
+		bits = 0;
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
+		now->in = xvm_sock_edge(r->sock).in;
 	return bits;
 }
 
@@ -145,6 +153,8 @@ static uint32_t feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
 	    !edges(r, &now, bits))
 		bits = 0; /* a pad for what has been reported */
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
+		now.in = xvm_sock_edge(r->sock).in;
 	if (bits) {
 		reported(e, r, &now, bits, true);
 		if (fin)
@@ -343,6 +353,17 @@ static void disarm_all(struct xvm_epoll *e)
 		xvm_epset_disarm(r);
 }
 
+/* A pad that was not taken yet would make e readable in the kernel, and nobody there to judge it.
+ */
+static void take_pads(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = e->hot;
+
+	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+		if (on_ring(r->sock))
+			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
+}
+
 int xvm_epset_prepare(struct xvm_epoll *e)
 {
 	bool found = false;
@@ -351,6 +372,8 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 	if (xvm_lock(&e->lock) < 0)
 		return MORE_MS;
 	xvm_epset_settle(e);
+	if (!e->broken)
+		take_pads(e);
 	bound = e->broken ? MORE_MS : arm_all(e, NULL, &found);
 	/* Then e is readable in the kernel, until somebody waits in it. */
 	if (found)
@@ -361,13 +384,12 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 
 void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 {
-	/* With a reference and counted, so that xvm_epoll_changed() makes it readable. */
 	if (in->n == XVM_EP_INNER) {
 		in->more = true;
 		return;
 	}
 	atomic_fetch_add(&e->file.users, 1);
-	atomic_fetch_add(&e->sleepers, 1);
+	in->counted[in->n] = false;
 	in->e[in->n++] = e;
 	if (xvm_lock(&e->lock) < 0) {
 		in->more = true;
@@ -379,14 +401,34 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 	xvm_unlock(&e->lock);
 }
 
+static void count(struct xvm_inners *in, unsigned i, bool on)
+{
+	if (in->counted[i] == on)
+		return;
+	in->counted[i] = on;
+	if (on)
+		atomic_fetch_add(&in->e[i]->sleepers, 1);
+	else
+		atomic_fetch_sub(&in->e[i]->sleepers, 1);
+	/* Pairs with wake_sleepers(). */
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
 int xvm_inners_prepare(struct xvm_inners *in)
 {
 	int bound = in->more ? MORE_MS : -1, b;
 
 	for (unsigned i = 0; i < in->n; i++) {
-		b = xvm_epset_prepare(in->e[i]);
-		if (b >= 0 && (bound < 0 || b < bound))
-			bound = b;
+		struct xvm_epoll *e = in->e[i];
+
+		/* Not counted while we look: what our own looking changes shall not wake us. */
+		do {
+			count(in, i, false);
+			b = xvm_epset_prepare(e);
+			if (b >= 0 && (bound < 0 || b < bound))
+				bound = b;
+			count(in, i, true);
+		} while (b != MORE_MS && (atomic_load(&e->changes) || atomic_load(&e->rescan)));
 	}
 	return bound;
 }
@@ -394,10 +436,9 @@ int xvm_inners_prepare(struct xvm_inners *in)
 void xvm_inners_end(struct xvm_inners *in)
 {
 	while (in->n) {
-		struct xvm_epoll *e = in->e[--in->n];
-
-		atomic_fetch_sub(&e->sleepers, 1);
-		xvm_epset_put(e);
+		in->n--;
+		count(in, in->n, false);
+		xvm_epset_put(in->e[in->n]);
 	}
 	in->more = false;
 }

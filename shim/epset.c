@@ -187,6 +187,8 @@ struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e)
 	w = xvm_waker_get();
 	if (!w)
 		return NULL;
+	/* A ring that came late for whoever had it last would be an event. */
+	xvm_waker_drain(w);
 	/* Edge-triggered: each ring is an event, and nobody need empty the eventfd. */
 	r = xvm_epset_control(e, EPOLL_CTL_ADD, w->fd, EPOLLIN | EPOLLET, xvm_epset_own(e));
 	if (r == -EEXIST)

@@ -186,10 +186,12 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
  */
 int xvm_epset_prepare(struct xvm_epoll *e);
 
-/* Inner epolls, to any depth, each with a reference and counted as slept in. */
+/* Inner epolls, to any depth, each with a reference; from prepare to end counted as slept in, so
+ * that xvm_epoll_changed() makes them readable. */
 #define XVM_EP_INNER 16
 struct xvm_inners {
 	struct xvm_epoll *e[XVM_EP_INNER];
+	bool counted[XVM_EP_INNER];
 	unsigned n;
 	bool more; /* than fit: do not sleep for long */
 };

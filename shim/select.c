@@ -90,6 +90,7 @@ static int bits_of(const struct sets *s, const struct pollfd *p, int k)
 	return isset(s->word[k], p->fd) && (p->revents & set[k]);
 }
 
+/* All bits, or a negative errno. */
 static int total(const struct sets *s)
 {
 	int n = 0;
