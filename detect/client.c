@@ -16,8 +16,10 @@
 #include "transport/sys.h"
 #include "detect/table.h"
 
-/* A reader gives up after so many changes under its eyes: staying on TCP is always right. */
+/* A reader gives up after a while of changes under its eyes: staying on TCP is always right. The
+ * writer may have been interrupted by this very thread, so let it run now and then. */
 #define SEQ_TRIES 1000
+#define SEQ_YIELDS 5
 
 const char *xvm_client_path(void)
 {
@@ -179,23 +181,33 @@ static uint32_t look_up(const struct xvm_shm_table *t, uint32_t slot, const uint
 	return 0;
 }
 
+/* True if flags is the answer. */
+static bool try_look_up(const struct xvm_shm_table *t, uint32_t slot, const uint64_t want[2],
+			uint32_t *flags)
+{
+	uint64_t seq = atomic_load_explicit(&t->seq, memory_order_acquire);
+
+	if (seq & 1)
+		return false;
+	*flags = look_up(t, slot, want);
+	return atomic_load_explicit(&t->seq, memory_order_relaxed) == seq;
+}
+
 uint32_t xvm_client_resident(const struct xvm_shm_table *table, const uint8_t addr[16])
 {
-	uint64_t seq, want[2];
+	uint64_t want[2];
 	uint32_t slot, flags;
-	int i;
+	int i, k;
 
 	if (xvm_table_loopback(addr))
 		return XVM_RES_USED;
 	memcpy(want, addr, sizeof(want));
 	slot = xvm_table_slot(addr);
-	for (i = 0; i < SEQ_TRIES; i++) {
-		seq = atomic_load_explicit(&table->seq, memory_order_acquire);
-		if (seq & 1)
-			continue;
-		flags = look_up(table, slot, want);
-		if (atomic_load_explicit(&table->seq, memory_order_relaxed) == seq)
-			return flags;
+	for (i = 0; i < SEQ_YIELDS; i++) {
+		for (k = 0; k < SEQ_TRIES; k++)
+			if (try_look_up(table, slot, want, &flags))
+				return flags;
+		xvm_sys(SYS_sched_yield);
 	}
 	return 0;
 }

@@ -13,7 +13,9 @@ int xvm_residency_init(struct xvm_residency *r)
 	memset(r, 0, sizeof(*r));
 	xvm_list_init(&r->all);
 	r->bucket = calloc(XVM_RESIDENCY_BUCKETS, sizeof(*r->bucket));
-	return r->bucket ? 0 : -ENOMEM;
+	r->next = calloc(XVM_RES_SLOTS, sizeof(*r->next));
+	r->changed = calloc(XVM_RES_SLOTS, sizeof(*r->changed));
+	return r->bucket && r->next && r->changed ? 0 : -ENOMEM;
 }
 
 void xvm_residency_exit(struct xvm_residency *r)
@@ -23,7 +25,9 @@ void xvm_residency_exit(struct xvm_residency *r)
 	for (XVM_EACH(n, t, &r->all))
 		xvm_residency_ns_del(r, xvm_container(n, struct xvm_res_ns, in_all));
 	free(r->bucket);
-	r->bucket = NULL;
+	free(r->next);
+	free(r->changed);
+	memset(r, 0, sizeof(*r));
 }
 
 struct xvm_res_ns *xvm_residency_ns_add(struct xvm_residency *r, uint64_t cookie, bool local)
@@ -222,56 +226,73 @@ static void put_slot(struct xvm_shm_res *slot, const uint8_t addr[16], uint32_t 
 	__atomic_store_n(&slot->flags, flags, __ATOMIC_RELEASE);
 }
 
-static struct xvm_shm_res *probe(struct xvm_shm_table *t, const uint8_t addr[16])
+/* Where in the next table an address is, or is to be. */
+static struct xvm_shm_res *probe(struct xvm_residency *r, const uint8_t addr[16])
 {
 	uint32_t i = xvm_table_slot(addr);
 
-	while (t->res[i].flags && memcmp(t->res[i].addr, addr, 16))
+	while (r->next[i].flags && memcmp(r->next[i].addr, addr, 16))
 		i = (i + 1) & (XVM_RES_SLOTS - 1);
-	return &t->res[i];
+	return &r->next[i];
 }
 
-static bool publish_addr(struct xvm_residency *r, struct xvm_shm_table *t,
-			 const struct xvm_res_addr *a, uint64_t *count)
+static bool lay_out_addr(struct xvm_residency *r, const struct xvm_res_addr *a, uint64_t *count)
 {
-	struct xvm_shm_res *slot = probe(t, a->addr);
-	uint32_t flags = XVM_RES_USED;
+	struct xvm_shm_res *slot = probe(r, a->addr);
 
 	if (slot->flags)
 		return true; /* done, with another interface's or namespace's entry */
 	if (*count >= XVM_RES_MAX)
 		return false;
+	memcpy(slot->addr, a->addr, 16);
+	slot->where = a->ns->id;
+	slot->flags = XVM_RES_USED;
 	if (xvm_residency_find(r, a->addr, NULL) > 1)
-		flags |= XVM_RES_AMBIGUOUS;
+		slot->flags |= XVM_RES_AMBIGUOUS;
 	if (a->ns->local)
-		flags |= XVM_RES_LOCAL;
-	put_slot(slot, a->addr, flags, a->ns->id);
+		slot->flags |= XVM_RES_LOCAL;
 	++*count;
 	return true;
 }
 
-void xvm_residency_publish(struct xvm_residency *r, struct xvm_shm_table *t)
+static uint64_t lay_out(struct xvm_residency *r)
 {
-	static const uint8_t none[16];
 	struct xvm_list *n, *nt, *l, *lt;
-	uint64_t seq, count = 0;
-	uint32_t i;
+	uint64_t count = 0;
 
-	if (!r->dirty)
-		return;
-	r->dirty = r->overflow = false;
-	seq = atomic_load_explicit(&t->seq, memory_order_relaxed);
-	atomic_store_explicit(&t->seq, seq + 1, memory_order_relaxed);
-	for (i = 0; i < XVM_RES_SLOTS; i++)
-		if (t->res[i].flags)
-			put_slot(&t->res[i], none, 0, 0);
+	memset(r->next, 0, XVM_RES_SLOTS * sizeof(*r->next));
+	r->overflow = false;
 	for (XVM_EACH(n, nt, &r->all)) {
 		struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
 
 		for (XVM_EACH(l, lt, &ns->addrs))
-			if (!publish_addr(r, t, xvm_container(l, struct xvm_res_addr, in_ns),
-					  &count))
+			if (!lay_out_addr(r, xvm_container(l, struct xvm_res_addr, in_ns), &count))
 				r->overflow = true;
+	}
+	return count;
+}
+
+void xvm_residency_publish(struct xvm_residency *r, struct xvm_shm_table *t)
+{
+	uint64_t seq, count;
+	uint32_t i, n = 0;
+
+	if (!r->dirty)
+		return;
+	r->dirty = false;
+	count = lay_out(r);
+	for (i = 0; i < XVM_RES_SLOTS; i++)
+		if (memcmp(&t->res[i], &r->next[i], sizeof(t->res[i])))
+			r->changed[n++] = i;
+	if (!n)
+		return;
+	/* Readers wait while seq is odd: nothing but the stores is done meanwhile. */
+	seq = atomic_load_explicit(&t->seq, memory_order_relaxed);
+	atomic_store_explicit(&t->seq, seq + 1, memory_order_relaxed);
+	for (i = 0; i < n; i++) {
+		const struct xvm_shm_res *to = &r->next[r->changed[i]];
+
+		put_slot(&t->res[r->changed[i]], to->addr, to->flags, to->where);
 	}
 	atomic_store_explicit(&t->count, count, memory_order_release);
 	atomic_store_explicit(&t->seq, seq + 2, memory_order_release);

@@ -41,6 +41,8 @@ struct xvm_res_addr {
 struct xvm_residency {
 	struct xvm_list all; /* of struct xvm_res_ns */
 	struct xvm_res_addr **bucket;
+	struct xvm_shm_res *next; /* the table to be */
+	uint16_t *changed;	  /* its slots that differ */
 	uint32_t next_id;
 	bool dirty;    /* differs from what was published */
 	bool overflow; /* more addresses than the table has room for */
