@@ -20,19 +20,25 @@
 #include "tools/pair.h"
 #include "tools/preload.h"
 #include "tools/private.h"
+#include "tools/program.h"
 #include "tools/tool.h"
 
 static const char help[] =
-	"usage: xvm check [--socket PATH] [--lib PATH] [ADDR[:PORT]]\n\n"
+	"usage: xvm check [--socket PATH] [--lib PATH] [--program FILE] [ADDR[:PORT]]\n\n"
 	"Tests live what xvm needs. A line each: ok, warn or FAIL, what, and why or what to do.\n"
 	"With an address: does it live on this host? With a port as well: connects there (without\n"
 	"sending anything) and tells what stands between that connection and the ring. An IPv6\n"
 	"address with a port is written [ADDR]:PORT.\n\n"
+	"  --program FILE  can the library be preloaded into it? (not into static or set-user-ID "
+	"ones)\n"
+	"  --socket PATH   the xvmd to use (default: as `xvm run`)\n"
+	"  --lib PATH      the libxvm.so to preload\n\n"
 	"Exit status: 1 if something failed.\n";
 
 static const struct option options[] = {
 	{"socket", required_argument, NULL, 's'},
 	{"lib", required_argument, NULL, 'L'},
+	{"program", required_argument, NULL, 'P'},
 	{0},
 };
 
@@ -74,6 +80,18 @@ static const char *check_lib(const char *option)
 	}
 	tell(OK, "library", "%s", lib);
 	return lib;
+}
+
+static void check_program(const char *name)
+{
+	char path[PATH_MAX], why[PATH_MAX + 128];
+	int ret = xvm_program_find(name, path, sizeof(path));
+
+	if (ret)
+		snprintf(why, sizeof(why), "%s: %s", name, strerror(-ret));
+	else
+		ret = xvm_program_judge(path, why, sizeof(why));
+	tell(ret ? FAIL : OK, "program", "%s%s", why, ret > 0 ? "; it stays on TCP" : "");
 }
 
 static void check_memfd(void)
@@ -305,6 +323,7 @@ out:
 int xvm_cmd_check(int argc, char **argv)
 {
 	const char *socket = NULL, *option = NULL, *lib, *target = NULL;
+	const char *program = NULL;
 	struct xvm_ask a = {.sock = -1};
 	char text[XVM_ADDR_STR];
 	uint8_t addr[16];
@@ -314,8 +333,10 @@ int xvm_cmd_check(int argc, char **argv)
 	while ((c = xvm_getopt(argc, argv, options, help)) != -1) {
 		if (c == 's')
 			socket = optarg;
-		else
+		else if (c == 'L')
 			option = optarg;
+		else
+			program = optarg;
 	}
 	if (argc - optind > 1)
 		xvm_misuse("one address at a time");
@@ -327,6 +348,8 @@ int xvm_cmd_check(int argc, char **argv)
 		xvm_ask_check_path(socket);
 
 	lib = check_lib(option);
+	if (program)
+		check_program(program);
 	check_memfd();
 	check_eventfd();
 	check_files();

@@ -30,6 +30,10 @@ _xvm()
 		_filedir
 		return
 		;;
+	--program)
+		_command_offset "$cword"
+		return
+		;;
 	--root)
 		_filedir -d
 		return
@@ -72,7 +76,7 @@ _xvm()
 		operands=$(_xvm_connections)
 		;;
 	stats) options+=" --json --prometheus --reset" ;;
-	check) options+=" --lib" ;;
+	check) options+=" --lib --program" ;;
 	enable | disable)
 		options="--help --root"
 		[[ $command = disable ]] || options+=" --socket --lib"
