@@ -359,6 +359,7 @@ int xvm_cmd_peer(int argc, char **argv)
 	struct peer p = {.fd = -1};
 	uint8_t addr[16];
 	bool client;
+	int ret;
 
 	client = argc == 6 && !strcmp(argv[1], "connect");
 	if (!client && !(argc == 5 && !strcmp(argv[1], "serve")))
@@ -371,5 +372,7 @@ int xvm_cmd_peer(int argc, char **argv)
 		bad("no memory");
 	p.salen = xvm_addr_sockaddr(addr, client ? xvm_number(argv[5], 1, 65535, "a port") : 0,
 				    &p.sa);
-	return client ? drive(&p, argv[2]) : serve(&p, argv[2]);
+	ret = client ? drive(&p, argv[2]) : serve(&p, argv[2]);
+	free(p.buf);
+	return ret;
 }
