@@ -111,6 +111,8 @@ bg()
 	local W name=$1
 	"_wrap_$2" "$3"
 	shift 3
+	# What an earlier one said is not to be taken for its words.
+	: >"$T/$name.log"
 	"${W[@]}" "$@" >"$T/$name.log" 2>&1 &
 	PID=$!
 	BG[$PID]=$name

@@ -75,6 +75,7 @@ random_file()
 	[[ $(stat -c %s "$1") = "$2" ]] || fail "could not make $1"
 }
 
+T_PID=$BASHPID
 T_START=${EPOCHREALTIME/./}
 T=$(mktemp -d "${TMPDIR:-/tmp}/xvm-test.XXXXXX")
 chmod 755 "$T"
@@ -91,6 +92,8 @@ at_exit()
 _on_exit()
 {
 	local status=$? cmd
+	# A child that a signal meets before it has become another program.
+	[[ $BASHPID = "$T_PID" ]] || exit "$status"
 	trap - EXIT ERR INT TERM HUP
 	set +e
 	for cmd in "${T_EXIT[@]}"; do

@@ -19,7 +19,7 @@ seen()
 		echo "== $name: $status"
 		cat "$T/o"
 		echo "-- stderr"
-		sed -E 's/[0-9]+\.[0-9]+ ?(ms|s|seconds)//g; s/port [0-9]{5}/port N/; /^Date:/d; s/^< Date:.*//; s/^< ETag:.*//; s/in [0-9]+ ms/in N ms/; s/after [0-9]+ ms/after N ms/' "$T/e"
+		sed -E 's/[0-9]+\.[0-9]+ ?(ms|s|seconds)//g; s/port [0-9]{5}/port N/; /^Date:/d; s/^< Date:.*//; s/^< ETag:.*//; s/in [0-9]+ ms/in N ms/; s/after [0-9]+ (ms|milliseconds)/after N ms/; s/0x[0-9a-f]{8,}/0xN/; s/with [0-9]+ out of/with N out of/' "$T/e"
 	} >>"$T/seen.$mode"
 }
 # The function of a mode in the background would be a shell's: timeout wants a program.
