@@ -154,6 +154,7 @@ bool xvm_init(void)
 	if (xvm_conf.disabled)
 		return false;
 	xvm_pid();
+	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
 	pthread_atfork(before_fork, NULL, in_child);
 	for (int fd = 0; fd < INHERITED; fd++)
 		xvm_adopt(fd);
@@ -167,7 +168,7 @@ __attribute__((constructor)) static void start(void)
 
 /* ---- exec and sandboxes --------------------------------------------------- */
 
-/* The new program image knows nothing of a ring: what it inherits has to be on TCP. */
+/* The new program image knows nothing of a ring. It may be the image of a vfork's child. */
 static void before_exec(void)
 {
 	extern _Atomic int xvm_fdtab_hi;
@@ -175,19 +176,8 @@ static void before_exec(void)
 
 	if (!xvm_fdtab || xvm_in_vfork())
 		return;
-	for (int fd = 0; fd < hi; fd++) {
-		struct xvm_sock *s = xvm_sock_get(fd);
-		int fl;
-
-		if (!s)
-			continue;
-		fl = REAL(fcntl)(fd, F_GETFD);
-		if (xvm_sock_on(s) && fl >= 0 && !(fl & FD_CLOEXEC)) {
-			xvm_sock_never(s, XVM_R_EXEC);
-			xvm_tx_leave(s, fd, XVM_R_EXEC);
-		}
-		xvm_sock_put(s);
-	}
+	for (int fd = 0; fd < hi; fd++)
+		xvm_sock_exec(fd);
 }
 
 XVM_WRAP int execve(const char *path, char *const argv[], char *const envp[])

@@ -398,17 +398,22 @@ out:
 
 /* ---- the end ----------------------------------------------------------- */
 
+static void let_go(struct xvm_shm_ep *ep)
+{
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = xvm_pid();
+
+		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+	}
+}
+
 /* This process holds the socket no longer. True, once, for the last of all that did. */
 static bool release(struct xvm_sock *s)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	uint32_t zero = 0;
 
-	for (int i = 0; i < XVM_HOLDERS; i++) {
-		int pid = xvm_pid();
-
-		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
-	}
+	let_go(ep);
 	s->last = !s->last && !other_holders(ep, false) && atomic_load(&ep->gen) == s->gen &&
 		  atomic_compare_exchange_strong(&ep->final, &zero, 1);
 	return s->last;
@@ -539,6 +544,30 @@ unsigned xvm_sock_wish(int want_fd, bool leave)
 		xvm_sock_put(s);
 	}
 	return n;
+}
+
+/*
+ * What stays open is on TCP in the new image, and what is not paired is nothing to the old one any
+ * more, which may go on if exec fails: then it is just not tracked. A fork's child that execs
+ * is no holder of what exec closes.
+ */
+void xvm_sock_exec(int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	int fl;
+
+	if (!s)
+		return;
+	fl = REAL(fcntl)(fd, F_GETFD);
+	if (!xvm_sock_on(s)) {
+		xvm_fdtab_clear(fd);
+	} else if (fl >= 0 && !(fl & FD_CLOEXEC)) {
+		xvm_sock_never(s, XVM_R_EXEC);
+		xvm_tx_leave(s, fd, XVM_R_EXEC);
+	} else if (other_holders(s->ep, false)) {
+		let_go(s->ep);
+	}
+	xvm_sock_put(s);
 }
 
 void xvm_sock_exiting(void)

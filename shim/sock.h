@@ -105,6 +105,8 @@ void xvm_sock_seen(uint32_t slot, uint32_t gen);
 unsigned xvm_sock_wish(int fd, bool leave);
 /* exit(): pads that are left unread would make the kernel reset the connections. */
 void xvm_sock_exiting(void);
+/* exec() is about to be tried with fd open. */
+void xvm_sock_exec(int fd);
 /* Fork: before it, after one that failed, and in the child. */
 void xvm_sock_forking(void);
 void xvm_sock_fork_failed(void);
