@@ -481,7 +481,7 @@ int main(int argc, char **argv)
 	printf("seed %llu: rounds", (unsigned long long)first);
 	for (i = 0; i < MODES; i++)
 		printf(" %s %u", mode_name[i], rounds[i]);
-	printf("; bytes %llu, sleeps %llu, pads %llu, rings %llu, kills %llu, locks of the dead "
+	printf("; bytes %llu, sleeps %llu, pads %llu, rings %llu, kills %llu, died with a lock "
 	       "%llu\n",
 	       (unsigned long long)counts->bytes, (unsigned long long)counts->sleeps,
 	       (unsigned long long)counts->pads, (unsigned long long)counts->rings,
