@@ -11,9 +11,7 @@
 
 double xvm_bench_ratio(const struct xvm_bench_case *c)
 {
-	double plain = xvm_samples_median(&c->plain);
-
-	return plain > 0 ? xvm_samples_median(&c->xvm) / plain : 0;
+	return xvm_samples_ratio(&c->xvm, &c->plain);
 }
 
 static unsigned cpus(void)
@@ -55,7 +53,8 @@ void xvm_bench_table(const struct xvm_bench_setup *s, const struct xvm_bench_cas
 	const struct xvm_bench_case *e;
 	unsigned i;
 
-	printf("%s, address %s, %u rounds of %g s each; median ± half the interquartile range\n\n",
+	printf("%s, address %s, %u rounds of %g s each in slices; medians, ± half the "
+	       "interquartile range\n\n",
 	       s->where, s->addr, s->rounds, s->seconds);
 	xvm_columns_init(&cols, 8, 0x7c);
 	for (i = 0; i < 8; i++)

@@ -26,8 +26,10 @@
 
 #define CASES_MAX 64
 #define SIZES_MAX 8
-#define OTHER_SLICES 4 /* in a round: a ratio near 1 needs more samples than one near 10 */
-#define WARM_MS 50     /* of a pair that is not to enter the ring */
+#define SLICE_PARTS 3	/* of --seconds: load comes and goes, and is to hit neighbours alike */
+#define SLICES 3	/* in a round */
+#define OTHER_SLICES 12 /* a ratio near 1 needs more samples than one near 10 */
+#define WARM_MS 50	/* of a pair that is not to enter the ring */
 
 static const char help[] =
 	"usage: xvm bench [OPTION…] [CASE…]\n\n"
@@ -41,8 +43,8 @@ static const char help[] =
 	"the\n"
 	"                  kernel likes; both (default): split and same\n"
 	"  --sizes LIST    of writes in stream, such as 1K,16K,128K (default: 128K)\n"
-	"  --seconds N     for a timed run (default: 0.3)\n"
-	"  --rounds N      of a plain and a preloaded run (default: 5)\n"
+	"  --seconds N     of a round, for the plain and for the preloaded pair (default: 0.3)\n"
+	"  --rounds N      with new processes each (default: 5)\n"
 	"  --addr ADDR     the server's address (default: 127.0.0.1)\n"
 	"  --netns A,B     client in network namespace A, server in B (as `ip netns` names them)\n"
 	"  --socket PATH   the xvmd to use (default: as `xvm run`)\n"
@@ -224,7 +226,7 @@ static int timed(struct bench *b, struct xvm_bench_case *c, struct xvm_pair *p,
 		 struct xvm_samples *to)
 {
 	struct xvm_slice slice;
-	int ret = xvm_pair_slice(p, (int)(b->setup.seconds * 1000), &slice);
+	int ret = xvm_pair_slice(p, (int)(b->setup.seconds * 1000 / SLICE_PARTS), &slice);
 
 	if (!ret)
 		xvm_samples_add(to, slice.count / slice.seconds);
@@ -269,7 +271,7 @@ static int one_round(struct bench *b, struct xvm_bench_case *c, unsigned round, 
 		.cpu_server = none ? -1 : b->cpu[0],
 		.cpu_client = none ? -1 : b->cpu[!same],
 	};
-	unsigned i, slices = c->other ? OTHER_SLICES : 1;
+	unsigned i, slices = c->other ? OTHER_SLICES : SLICES;
 	struct xvm_pair plain, xvm;
 	struct xvm_msg_row row;
 	int ret;
@@ -408,7 +410,8 @@ int xvm_cmd_bench(int argc, char **argv)
 			b.setup.seconds = parse_seconds(optarg);
 			break;
 		case 'n':
-			b.setup.rounds = (unsigned)xvm_number(optarg, 1, 100, "--rounds");
+			b.setup.rounds = (unsigned)xvm_number(
+				optarg, 1, XVM_SAMPLES_MAX / OTHER_SLICES, "--rounds");
 			break;
 		case 'a':
 			given = optarg;

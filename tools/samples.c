@@ -54,3 +54,14 @@ double xvm_samples_spread(const struct xvm_samples *s)
 
 	return m > 0 ? (quantile(s, 0.75) - quantile(s, 0.25)) / 2 / m : 0;
 }
+
+double xvm_samples_ratio(const struct xvm_samples *a, const struct xvm_samples *b)
+{
+	struct xvm_samples r = {0};
+	unsigned i;
+
+	for (i = 0; i < a->n && i < b->n; i++)
+		if (b->v[i] > 0)
+			xvm_samples_add(&r, a->v[i] / b->v[i]);
+	return xvm_samples_median(&r);
+}

@@ -18,4 +18,10 @@ double xvm_samples_max(const struct xvm_samples *s);
  */
 double xvm_samples_spread(const struct xvm_samples *s);
 
+/*
+ * The median of a[i] / b[i], for samples that were taken in turns. What slows the machine down for
+ * a while slows both of a pair: so this is steadier than the ratio of the medians.
+ */
+double xvm_samples_ratio(const struct xvm_samples *a, const struct xvm_samples *b);
+
 #endif

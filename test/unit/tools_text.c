@@ -225,3 +225,15 @@ Test(samples, quantiles)
 		xvm_samples_add(&s, 5);
 	cr_assert_eq(s.n, XVM_SAMPLES_MAX);
 }
+
+Test(samples, ratio)
+{
+	struct xvm_samples a = {.n = 4, .v = {2, 20, 6, 9}}, b = {.n = 3, .v = {1, 10, 2}};
+
+	/* The machine was ten times as fast for the second pair. */
+	cr_assert_eq(xvm_samples_ratio(&a, &b), 2);
+	b.v[0] = 0;
+	cr_assert_eq(xvm_samples_ratio(&a, &b), 2.5);
+	b.n = 0;
+	cr_assert_eq(xvm_samples_ratio(&a, &b), 0);
+}
