@@ -149,7 +149,7 @@ static void up_locked(void)
 	uint32_t id = 0;
 	int fd, r;
 
-	fd = xvm_sock_arena() ? xvm_client_connect(NULL) : -ENOMEM;
+	fd = xvm_sock_arena() ? xvm_client_connect(xvm_conf.socket) : -ENOMEM;
 	if (fd < 0) {
 		down(XVM_R_NO_DAEMON);
 		return;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 
+#include "detect/client.h"
 #include "shim/epoll.h"
 #include "shim/link.h"
 #include "shim/real.h"
@@ -137,6 +138,7 @@ void xvm_adopt(int fd)
 
 bool xvm_init(void)
 {
+	const char *path;
 	int zero = 0;
 
 	if (atomic_load_explicit(&started, memory_order_acquire) == 2)
@@ -148,6 +150,10 @@ bool xvm_init(void)
 	xvm_conf.ring_size = number("XVM_RING_SIZE", xvm_conf.ring_size, XVM_RING_MAX);
 	xvm_conf.spin_us = number("XVM_SPIN_US", xvm_conf.spin_us, 1000000);
 	xvm_conf.offer_after = number("XVM_OFFER_AFTER", xvm_conf.offer_after, INT_MAX);
+	/* Copied: a program may clear or overwrite its environment, as nginx does. */
+	path = xvm_client_path();
+	if (strlen(path) < sizeof(xvm_conf.socket))
+		strcpy(xvm_conf.socket, path);
 	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
 		xvm_conf.disabled = true;
 	atomic_store(&started, 2);

@@ -12,6 +12,7 @@ struct xvm_conf {
 	uint32_t ring_size;  /* XVM_RING_SIZE, bytes */
 	uint32_t spin_us;    /* XVM_SPIN_US */
 	uint32_t offer_after; /* XVM_OFFER_AFTER: data calls before a socket is offered */
+	char socket[108];    /* XVM_SOCKET: the daemon's */
 	int log;	     /* XVM_LOG: 0 silent, 1 errors, 2 what becomes of each connection */
 };
 extern struct xvm_conf xvm_conf;
