@@ -20,10 +20,9 @@
 #include "shim/real.h"
 #include "transport/sys.h"
 
-#define SKIP_MAX 8   /* waits in a row that rings alone may answer */
-#define VAIN_MAX 8   /* events of the kernel in a row that were nothing: see calm() */
-#define LOOK_NS 8000 /* between looks at the kernel while spinning */
-#define MORE_MS 5    /* a sleep's bound where not all that it needs could be armed */
+#define SKIP_MAX 8	  /* waits in a row that rings alone may answer */
+#define ROUGH_NS 10000000 /* a tick of the rough clock, at most */
+#define LOOK_NS 8000	  /* between looks at the kernel while spinning */
 
 /* Which of libc's functions the application called: a sandbox may know no other. */
 enum how { HOW_WAIT, HOW_PWAIT, HOW_PWAIT2 };
@@ -38,137 +37,6 @@ struct wait {
 	bool counted; /* e->sleepers has us */
 	bool rung;    /* the kernel reported our own eventfd */
 };
-
-/* ---- one record --------------------------------------------------------- */
-
-static uint32_t wanted(const struct xvm_reg *r)
-{
-	return r->events & ~XVM_EP_FLAGS;
-}
-
-static bool on_ring(struct xvm_sock *s)
-{
-	return __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED) & 1;
-}
-
-/* Of bits that are true now, those that make an edge since the last report. */
-static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
-{
-	uint32_t input = XVM_EP_IN | EPOLLRDHUP, news = bits & ~(input | XVM_EP_OUT);
-
-	if (r->fresh || now->in != r->edge.in)
-		news |= bits & input;
-	if (r->fresh || now->out != r->edge.out)
-		news |= bits & XVM_EP_OUT;
-	return news;
-}
-
-/* bits go to the application. What is not among them is still to make its edge. */
-static void reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_edge *now,
-		     uint32_t bits, bool by_kernel)
-{
-	if (bits & (XVM_EP_IN | EPOLLRDHUP))
-		r->edge.in = now->in;
-	else if (r->fresh)
-		r->edge.in = now->in - 1;
-	if (bits & XVM_EP_OUT)
-		r->edge.out = now->out;
-	else if (r->fresh)
-		r->edge.out = now->out - 1;
-	r->fresh = false;
-	r->idle = 0;
-	r->vain = 0;
-	r->call = e->call;
-	if (r->events & EPOLLONESHOT) {
-		r->spent = true;
-		xvm_epset_disarm(r);
-		xvm_epset_cool(e, r);
-		if (by_kernel)
-			r->kmask = EPOLLONESHOT; /* the kernel did so itself */
-		else
-			xvm_epset_remask(e, r, false);
-	} else if (r->calm) {
-		r->calm = false;
-		xvm_epset_remask(e, r, false);
-	}
-}
-
-/*
- * What is ready in shared memory and news to the application. thorough: at the price of a lock, and
- * with the chances that a call on the socket offers (consent, leaving).
- *
- * now: as it is to be remembered if this is reported. Input that comes before the application
- * learns of the event belongs to the event; but a send that finds no room after we looked waits for
- * the next.
- */
-static uint32_t look_at(struct xvm_reg *r, bool thorough, struct xvm_edge *now)
-{
-	uint32_t want = wanted(r), bits;
-
-	*now = xvm_sock_edge(r->sock);
-	if (!thorough) {
-		if ((r->events & EPOLLET) && !r->fresh && now->in == r->edge.in &&
-		    now->out == r->edge.out)
-			return 0;
-		if (!xvm_sock_peek(r->sock, want))
-			return 0;
-	}
-	bits = xvm_sock_poll(r->sock, r->fd, want, 0);
-	if ((r->events & EPOLLET) && !edges(r, now, bits))
-		bits = 0;
-	if (bits & (XVM_EP_IN | EPOLLRDHUP))
-		now->in = xvm_sock_edge(r->sock).in;
-	return bits;
-}
-
-/*
- * The kernel reports again and again what is nothing to the application: bytes it does not ask for,
- * or pads that a lock keeps from being taken. Let the kernel report new arrivals only.
- */
-static void calm(struct xvm_epoll *e, struct xvm_reg *r)
-{
-	if (++r->vain < VAIN_MAX || r->calm)
-		return;
-	r->calm = true;
-	xvm_epset_remask(e, r, false);
-}
-
-/* What an event of the kernel means for r: the bits to report. */
-static uint32_t feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
-{
-	bool ring = on_ring(r->sock), fin;
-	struct xvm_edge now;
-	uint32_t bits;
-
-	if (r->spent)
-		return 0;
-	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
-	fin = (kernel & EPOLLRDHUP) &&
-	      !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN);
-	now = xvm_sock_edge(r->sock);
-	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
-	/* A pad was acted on: it has to be armed anew. */
-	xvm_epset_heat(e, r);
-	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
-	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
-	    !edges(r, &now, bits))
-		bits = 0; /* a pad for what has been reported */
-	if (bits & (XVM_EP_IN | EPOLLRDHUP))
-		now.in = xvm_sock_edge(r->sock).in;
-	if (bits) {
-		reported(e, r, &now, bits, true);
-		if (fin)
-			xvm_epset_remask(e, r, false);
-		return bits;
-	}
-	if (r->events & EPOLLONESHOT)
-		xvm_epset_remask(e, r, true); /* the kernel has disarmed it for nothing */
-	else if (fin)
-		xvm_epset_remask(e, r, false);
-	else if (!(r->events & EPOLLET))
-		calm(e, r);
-	return 0;
-}
 
 /* ---- the kernel's events ------------------------------------------------ */
 
@@ -198,7 +66,7 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev)
 		return ev->events;
 	for (r = xvm_epset_first(e, ev->data.u64); r; r = r->data_next)
 		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
-			bits |= feed(e, r, ev->events);
+			bits |= xvm_epset_feed(e, r, ev->events);
 	return other ? bits | ev->events : bits;
 }
 
@@ -256,11 +124,11 @@ static int scan(struct wait *w, int n)
 		next = r->next;
 		if (r->call == e->call)
 			continue;
-		bits = look_at(r, false, &now);
+		bits = xvm_epset_look(r, false, &now);
 		if (!bits)
 			continue;
 		w->evs[n++] = (struct epoll_event){.events = bits, .data.u64 = r->data};
-		reported(e, r, &now, bits, false);
+		xvm_epset_reported(e, r, &now, bits, false);
 		if (n == w->max && e->hot_count)
 			e->hot = r->where == XVM_REG_HOT ? r->next : next;
 	}
@@ -287,162 +155,6 @@ static int look(struct wait *w, bool kernel)
 
 /* ---- before and after a sleep ------------------------------------------- */
 
-static uint32_t to_arm(struct xvm_reg *r)
-{
-	uint32_t want = wanted(r), what = want & XVM_EP_IN ? EPOLLIN : 0;
-
-	if (!(want & XVM_EP_OUT))
-		return what;
-	/* Edge-triggered: room is waited for only by one whom a send has told that there is none.
-	 */
-	if (!(r->events & EPOLLET) || r->fresh || xvm_sock_edge(r->sock).out != r->edge.out)
-		what |= EPOLLOUT;
-	return what;
-}
-
-/* Few hot sockets cost little, and a pad more than a ring; many are not to slow down each sleep. */
-static unsigned cool_after(const struct xvm_epoll *e)
-{
-	return e->hot_count <= 8 ? 64 : e->hot_count <= 32 ? 16 : 4;
-}
-
-/*
- * Rule W1 for all hot sockets. Returns the bound of the sleep in ms, -1 for none. Where something
- * is ready there will be no sleep: *found, and as the first event of w if there is one.
- */
-static int arm_all(struct xvm_epoll *e, struct wait *wait, bool *found)
-{
-	unsigned limit = cool_after(e);
-	struct xvm_waker *w = e->hot ? xvm_epset_waker(e) : NULL;
-	uint64_t seq = w ? xvm_waker_next(w) : 0;
-	struct xvm_reg *r = e->hot, *next;
-	struct xvm_edge now;
-	int bound = -1, b;
-	uint32_t bits;
-
-	for (uint32_t left = e->hot_count; left; left--, r = next) {
-		uint32_t what = to_arm(r);
-		bool cool = !w || r->idle >= limit;
-
-		next = r->next;
-		if (r->idle < UINT8_MAX)
-			r->idle++;
-		b = xvm_epset_arm(r, what, cool ? NULL : w, seq);
-		bits = look_at(r, true, &now);
-		if (bits) {
-			*found = true;
-			if (!wait)
-				break;
-			wait->evs[0] = (struct epoll_event){.events = bits, .data.u64 = r->data};
-			reported(e, r, &now, bits, false);
-			break;
-		}
-		if (b >= 0)
-			bound = bound < 0 || b < bound ? b : bound;
-		else if (cool)
-			xvm_epset_cool(e, r);
-	}
-	return bound;
-}
-
-static void disarm_all(struct xvm_epoll *e)
-{
-	struct xvm_reg *r = e->hot;
-
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
-		xvm_epset_disarm(r);
-}
-
-/* A pad that was not taken yet would make e readable in the kernel, and nobody there to judge it.
- */
-static void take_pads(struct xvm_epoll *e)
-{
-	struct xvm_reg *r = e->hot;
-
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
-		if (on_ring(r->sock))
-			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
-}
-
-int xvm_epset_prepare(struct xvm_epoll *e)
-{
-	bool found = false;
-	int bound;
-
-	if (xvm_lock(&e->lock) < 0)
-		return MORE_MS;
-	xvm_epset_settle(e);
-	if (!e->broken)
-		take_pads(e);
-	bound = e->broken ? MORE_MS : arm_all(e, NULL, &found);
-	/* Then e is readable in the kernel, until somebody waits in it. */
-	if (found)
-		xvm_epset_wake(e);
-	xvm_unlock(&e->lock);
-	return bound;
-}
-
-void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
-{
-	if (in->n == XVM_EP_INNER) {
-		in->more = true;
-		return;
-	}
-	atomic_fetch_add(&e->file.users, 1);
-	in->counted[in->n] = false;
-	in->e[in->n++] = e;
-	if (xvm_lock(&e->lock) < 0) {
-		in->more = true;
-		return;
-	}
-	for (struct xvm_reg *r = e->nested; r; r = r->next)
-		if (atomic_load(&r->inner->ours) && atomic_load(&r->inner->file.nfds))
-			xvm_inners_add(in, r->inner);
-	xvm_unlock(&e->lock);
-}
-
-static void count(struct xvm_inners *in, unsigned i, bool on)
-{
-	if (in->counted[i] == on)
-		return;
-	in->counted[i] = on;
-	if (on)
-		atomic_fetch_add(&in->e[i]->sleepers, 1);
-	else
-		atomic_fetch_sub(&in->e[i]->sleepers, 1);
-	/* Pairs with wake_sleepers(). */
-	atomic_thread_fence(memory_order_seq_cst);
-}
-
-int xvm_inners_prepare(struct xvm_inners *in)
-{
-	int bound = in->more ? MORE_MS : -1, b;
-
-	for (unsigned i = 0; i < in->n; i++) {
-		struct xvm_epoll *e = in->e[i];
-
-		/* Not counted while we look: what our own looking changes shall not wake us. */
-		do {
-			count(in, i, false);
-			b = xvm_epset_prepare(e);
-			if (b >= 0 && (bound < 0 || b < bound))
-				bound = b;
-			count(in, i, true);
-		} while (b != MORE_MS && (atomic_load(&e->changes) || atomic_load(&e->rescan)));
-	}
-	return bound;
-}
-
-void xvm_inners_end(struct xvm_inners *in)
-{
-	while (in->n) {
-		in->n--;
-		count(in, in->n, false);
-		xvm_epset_put(in->e[in->n]);
-	}
-	in->more = false;
-}
-
 /*
  * Back from the sleep. Rule W6: our ring was for all who sleep here; they have to be armed anew,
  * and told if something is left for them. The last one to go disarms.
@@ -453,10 +165,10 @@ static void leave(struct wait *w)
 	bool found = false;
 
 	if (atomic_load(&e->sleepers)) {
-		if (w->rung && (arm_all(e, NULL, &found) >= 0 || found))
+		if (w->rung && (xvm_epset_arm_all(e, NULL, &found) >= 0 || found))
 			xvm_epset_wake(e);
 	} else {
-		disarm_all(e);
+		xvm_epset_disarm_all(e);
 	}
 }
 
@@ -495,6 +207,19 @@ static int kernel_wait(struct wait *w, int64_t ns)
 	if (w->how == HOW_PWAIT)
 		return REAL(epoll_pwait)(w->epfd, w->evs, w->max, (int)ms, w->mask);
 	return REAL(epoll_wait)(w->epfd, w->evs, w->max, (int)ms);
+}
+
+/* The sleep itself, a cancellation point. A negative errno on failure. */
+static int guarded_wait(struct wait *w, int64_t ns, void (*cleanup)(void *))
+{
+	int n;
+
+	pthread_cleanup_push(cleanup, w);
+	n = kernel_wait(w, ns);
+	if (n < 0)
+		n = -errno;
+	pthread_cleanup_pop(0);
+	return n;
 }
 
 static int64_t remaining(int64_t ns, uint64_t deadline)
@@ -554,10 +279,10 @@ static int ready_to_sleep(struct wait *w, int *bound)
 	bool found = false;
 
 	e->call++;
-	*bound = arm_all(e, w, &found);
+	*bound = xvm_epset_arm_all(e, &w->evs[0], &found);
 	if (found) {
 		if (!atomic_load(&e->sleepers))
-			disarm_all(e);
+			xvm_epset_disarm_all(e);
 		e->skipped++;
 		return scan(w, 1);
 	}
@@ -589,16 +314,13 @@ static int sleep_once(struct wait *w, int64_t ns, int bound)
 {
 	int64_t cut = bound < 0 ? -1 : (int64_t)bound * 1000000;
 	uint64_t start = xvm_now_ns();
-	int n, err;
+	int n;
 
 	XVM_COUNT(sleeps);
-	pthread_cleanup_push(cancelled, w);
-	n = kernel_wait(w, cut >= 0 && (ns < 0 || cut < ns) ? cut : ns);
-	err = errno;
-	pthread_cleanup_pop(0);
+	n = guarded_wait(w, cut >= 0 && (ns < 0 || cut < ns) ? cut : ns, cancelled);
 	xvm_spin_slept(xvm_now_ns() - start);
 	uncount(w);
-	return n < 0 ? -err : n;
+	return n;
 }
 
 /* The records make no sense to a child that was forked in the middle of a change. */
@@ -627,40 +349,54 @@ static bool none_paired(struct xvm_epoll *e)
 	       !atomic_load(&e->rescan) && !e->broken;
 }
 
-/*
- * As the kernel does it, at the cost of being counted. False: the wait goes on by other means, for
- * *left ns.
- */
-static bool pass_through(struct wait *w, int64_t ns, int *result, int64_t *left)
+static void uncount_only(void *arg)
 {
-	uint64_t deadline = ns > 0 ? xvm_now_ns() + (uint64_t)ns : 0;
-	int n, err, out = 0;
+	struct wait *w = arg;
 
-	w->counted = true;
+	atomic_fetch_sub(&w->e->sleepers, 1);
+}
+
+/* Good enough for what is hardly ever needed, at a tenth of the cost. Never more than has gone by.
+ */
+static uint64_t rough_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * As the kernel does it, at the cost of being counted: a program that talks to nobody near by pays
+ * for this with each wait. No reference is held: an instance that is closed meanwhile, and even
+ * used again, stays a struct xvm_epoll, and sleepers is only ever added to and taken from.
+ * False: the wait goes on by other means, for *ns.
+ */
+static bool pass_through(struct wait *w, int64_t *ns, int *result)
+{
+	uint64_t start = *ns > 0 ? rough_ns() : 0;
+	int n, out = 0;
+
+	/* Sequentially consistent, as is the look behind it; pairs with wake_sleepers(). */
 	atomic_fetch_add(&w->e->sleepers, 1);
-	/* Pairs with wake_sleepers(). */
-	atomic_thread_fence(memory_order_seq_cst);
 	if (!none_paired(w->e)) {
-		uncount(w);
+		atomic_fetch_sub(&w->e->sleepers, 1);
 		return false;
 	}
-	pthread_cleanup_push(cancelled, w);
-	n = kernel_wait(w, ns);
-	err = errno;
-	pthread_cleanup_pop(0);
-	uncount(w);
-	*result = n < 0 ? -err : n;
+	n = guarded_wait(w, *ns, uncount_only);
+	atomic_fetch_sub(&w->e->sleepers, 1);
+	*result = n;
 	if (n <= 0)
 		return true;
-	*left = remaining(ns, deadline);
-	if (!none_paired(w->e)) {
-		/* What the kernel has given is not to be lost. */
-		if (xvm_lock(&w->e->lock) < 0)
-			return true;
-		xvm_epset_settle(w->e);
-		w->e->call++;
-		n = filter(w, n);
-		xvm_unlock(&w->e->lock);
+	if (!none_paired(w->e) && xvm_epset_get(w->epfd) == w->e) {
+		/* What the kernel has given is not to be lost, nor a pad to be told. */
+		if (xvm_lock(&w->e->lock) == 0) {
+			xvm_epset_settle(w->e);
+			w->e->call++;
+			n = filter(w, n);
+			xvm_unlock(&w->e->lock);
+		}
+		xvm_epset_put(w->e);
 	} else {
 		for (int i = 0; i < n; i++)
 			if (w->evs[i].data.u64 != xvm_epset_own(w->e))
@@ -668,7 +404,13 @@ static bool pass_through(struct wait *w, int64_t ns, int *result, int64_t *left)
 		n = out;
 	}
 	*result = n;
-	return n || *left == 0;
+	if (n == 0 && *ns > 0) {
+		uint64_t gone = rough_ns() - start;
+
+		gone -= gone < ROUGH_NS ? gone : ROUGH_NS;
+		*ns = gone < (uint64_t)*ns ? *ns - (int64_t)gone : 0;
+	}
+	return n || *ns == 0;
 }
 
 static int wait_in(struct wait *w, int64_t ns)
@@ -676,14 +418,9 @@ static int wait_in(struct wait *w, int64_t ns)
 	struct xvm_epoll *e = w->e;
 	uint64_t deadline = 0;
 	bool spun = false;
-	int64_t left = ns;
+	int64_t left;
 	int n, bound;
 
-	while (none_paired(e)) {
-		if (pass_through(w, ns, &n, &left))
-			return n;
-		ns = left;
-	}
 	if (ns > 0)
 		deadline = xvm_now_ns() + (uint64_t)ns;
 	for (;;) {
@@ -734,14 +471,25 @@ static int wait_in(struct wait *w, int64_t ns)
 static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, const sigset_t *mask,
 		      enum how how)
 {
-	struct wait w = {.epfd = epfd, .max = max, .how = how, .evs = evs, .mask = mask};
+	struct wait w;
 	int n;
 
+	w.e = (struct xvm_epoll *)xvm_fdtab_peek(epfd);
+	w.epfd = epfd;
+	w.max = max;
+	w.how = how;
+	w.evs = evs;
+	w.mask = mask;
+	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
+		goto out;
+	w.in.n = 0;
+	w.in.more = w.counted = w.rung = false;
 	w.e = xvm_epset_get(epfd);
 	if (!w.e)
 		return kernel_wait(&w, ns);
 	n = wait_in(&w, ns);
 	xvm_epset_put(w.e);
+out:
 	if (n < 0) {
 		errno = -n;
 		return -1;

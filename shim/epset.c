@@ -31,7 +31,8 @@ struct xvm_epoll *xvm_epset_new(int epfd)
 	e = xvm_pool_get(&epolls);
 	if (!e)
 		return NULL;
-	/* file.users may be touched by a stale lookup: it is only ever added to and taken from. */
+	/* file.users may be touched by a stale lookup, and sleepers by a stale sleeper: they are
+	 * only ever added to and taken from. */
 	atomic_store(&e->file.nfds, 0);
 	memset((char *)e + offsetof(struct xvm_epoll, ours), 0,
 	       sizeof(*e) - offsetof(struct xvm_epoll, ours));

@@ -64,12 +64,11 @@ struct xvm_reg {
 #define XVM_EP_BUCKETS 16 /* to begin with */
 
 struct xvm_epoll {
-	struct xvm_file file;  /* first: kind XVM_FILE_EPOLL */
-	_Atomic uint32_t ours; /* a tracked socket or an epoll has ever been in it */
-	_Atomic int fd;	       /* the descriptor by which it was last used */
+	struct xvm_file file;	   /* first: kind XVM_FILE_EPOLL */
+	_Atomic uint32_t sleepers; /* threads: in it, in an outer epoll, in a poll with it */
+	_Atomic uint32_t ours;	   /* a tracked socket or an epoll has ever been in it */
+	_Atomic int fd;		   /* the descriptor by which it was last used */
 	struct xvm_shm_lock lock;
-	_Atomic uint32_t
-		sleepers; /* threads that sleep in it, in an outer epoll or a poll with it */
 	_Atomic(struct xvm_reg *) changes;
 	_Atomic uint32_t rescan;	   /* changes whose records are not known */
 	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
@@ -180,8 +179,31 @@ void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg);
 bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t todo,
 		     const struct epoll_event *ev);
 
+/* epready.c */
+
 /*
- * epoll_wait.c, for poll and outer epolls. Before a sleep outside: if something is ready in e, or
+ * What is ready in shared memory and news to the application. thorough: at the price of a lock, and
+ * with the chances that a call on the socket offers (consent, leaving).
+ *
+ * now: as it is to be remembered if this is reported. Input that comes before the application
+ * learns of the event belongs to the event; but a send that finds no room after we looked waits for
+ * the next.
+ */
+uint32_t xvm_epset_look(struct xvm_reg *r, bool thorough, struct xvm_edge *now);
+/* What an event of the kernel means for r: the bits to report, noted as reported. */
+uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel);
+/* bits go to the application. What is not among them is still to make its edge. */
+void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_edge *now,
+			uint32_t bits, bool by_kernel);
+/*
+ * Rule W1 for all hot sockets. Returns the bound of the sleep in ms, -1 for none. Where something
+ * is ready there will be no sleep: *found, and noted as reported in *ev unless that is NULL.
+ */
+int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found);
+void xvm_epset_disarm_all(struct xvm_epoll *e);
+
+/*
+ * For poll and outer epolls. Before a sleep outside: if something is ready in e, or
  * becomes so, e is readable in the kernel. Takes the lock. Returns the bound of the sleep in ms.
  */
 int xvm_epset_prepare(struct xvm_epoll *e);

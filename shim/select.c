@@ -149,7 +149,7 @@ static int run(struct sets *s, int64_t ns, const sigset_t *mask)
 
 /* False: the kernel's business. */
 static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const sigset_t *mask,
-		 int *result)
+		 uint64_t *start, int *result)
 {
 	struct sets s = {.word = {(void *)in, (void *)out, (void *)ex}, .n = n};
 	struct pollfd stack[STACK_FDS];
@@ -163,6 +163,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 	count = survey(&s);
 	if (__builtin_expect(s.tracked == 0, 1))
 		return false;
+	*start = ns > 0 ? xvm_now_ns() : 0;
 	s.fds = stack;
 	if (count > STACK_FDS) {
 		len = count * sizeof(struct pollfd);
@@ -199,11 +200,10 @@ XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *
 		return REAL(select)(n, in, out, ex, tv);
 	if (tv && tv->tv_sec < INT64_MAX / 1000000000 - tv->tv_usec / 1000000 - 1)
 		ns = (int64_t)tv->tv_sec * 1000000000 + (int64_t)tv->tv_usec * 1000;
-	start = tv ? xvm_now_ns() : 0;
-	if (!ours(n, in, out, ex, ns, NULL, &r))
+	if (!ours(n, in, out, ex, ns, NULL, &start, &r))
 		return REAL(select)(n, in, out, ex, tv);
 	/* Linux tells what is left of the time. */
-	if (tv && ns >= 0) {
+	if (tv && ns > 0) {
 		gone = xvm_now_ns() - start;
 		ns = gone < (uint64_t)ns ? ns - (int64_t)gone : 0;
 		tv->tv_sec = (time_t)(ns / 1000000000);
@@ -220,10 +220,11 @@ XVM_WRAP int __select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval
 XVM_WRAP int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *ts,
 		     const sigset_t *mask)
 {
+	uint64_t start;
 	int64_t ns;
 	int r;
 
-	if (!xvm_wait_ns(ts, &ns) || !ours(n, in, out, ex, ns, mask, &r))
+	if (!xvm_wait_ns(ts, &ns) || !ours(n, in, out, ex, ns, mask, &start, &r))
 		return REAL(pselect)(n, in, out, ex, ts, mask);
 	return result(r);
 }

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is ready among the paired sockets of an epoll, and how they are armed before a sleep: in the
+ * epoll itself, in an outer one, or in a poll with the epoll's descriptor in its set.
+ */
+#include "shim/epset.h"
+
+#define VAIN_MAX 8 /* events of the kernel in a row that were nothing: see calm() */
+#define MORE_MS 5  /* a sleep's bound where not all that it needs could be armed */
+
+/* ---- one record --------------------------------------------------------- */
+
+static uint32_t wanted(const struct xvm_reg *r)
+{
+	return r->events & ~XVM_EP_FLAGS;
+}
+
+static bool on_ring(struct xvm_sock *s)
+{
+	return __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED) & 1;
+}
+
+/* Of bits that are true now, those that make an edge since the last report. */
+static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
+{
+	uint32_t input = XVM_EP_IN | EPOLLRDHUP, news = bits & ~(input | XVM_EP_OUT);
+
+	if (r->fresh || now->in != r->edge.in)
+		news |= bits & input;
+	if (r->fresh || now->out != r->edge.out)
+		news |= bits & XVM_EP_OUT;
+	return news;
+}
+
+void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm_edge *now,
+			uint32_t bits, bool by_kernel)
+{
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
+		r->edge.in = now->in;
+	else if (r->fresh)
+		r->edge.in = now->in - 1;
+	if (bits & XVM_EP_OUT)
+		r->edge.out = now->out;
+	else if (r->fresh)
+		r->edge.out = now->out - 1;
+	r->fresh = false;
+	r->idle = 0;
+	r->vain = 0;
+	r->call = e->call;
+	if (r->events & EPOLLONESHOT) {
+		r->spent = true;
+		xvm_epset_disarm(r);
+		xvm_epset_cool(e, r);
+		if (by_kernel)
+			r->kmask = EPOLLONESHOT; /* the kernel did so itself */
+		else
+			xvm_epset_remask(e, r, false);
+	} else if (r->calm) {
+		r->calm = false;
+		xvm_epset_remask(e, r, false);
+	}
+}
+
+uint32_t xvm_epset_look(struct xvm_reg *r, bool thorough, struct xvm_edge *now)
+{
+	uint32_t want = wanted(r), bits;
+
+	*now = xvm_sock_edge(r->sock);
+	if (!thorough) {
+		if ((r->events & EPOLLET) && !r->fresh && now->in == r->edge.in &&
+		    now->out == r->edge.out)
+			return 0;
+		if (!xvm_sock_peek(r->sock, want))
+			return 0;
+	}
+	bits = xvm_sock_poll(r->sock, r->fd, want, 0);
+	if ((r->events & EPOLLET) && !edges(r, now, bits))
+		bits = 0;
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
+		now->in = xvm_sock_edge(r->sock).in;
+	return bits;
+}
+
+/*
+ * The kernel reports again and again what is nothing to the application: bytes it does not ask for,
+ * or pads that a lock keeps from being taken. Let the kernel report new arrivals only.
+ */
+static void calm(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (++r->vain < VAIN_MAX || r->calm)
+		return;
+	r->calm = true;
+	xvm_epset_remask(e, r, false);
+}
+
+uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
+{
+	bool ring = on_ring(r->sock), fin;
+	struct xvm_edge now;
+	uint32_t bits;
+
+	if (r->spent)
+		return 0;
+	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
+	fin = (kernel & EPOLLRDHUP) &&
+	      !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN);
+	now = xvm_sock_edge(r->sock);
+	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
+	/* A pad was acted on: it has to be armed anew. */
+	xvm_epset_heat(e, r);
+	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
+	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
+	    !edges(r, &now, bits))
+		bits = 0; /* a pad for what has been reported */
+	if (bits & (XVM_EP_IN | EPOLLRDHUP))
+		now.in = xvm_sock_edge(r->sock).in;
+	if (bits) {
+		xvm_epset_reported(e, r, &now, bits, true);
+		if (fin)
+			xvm_epset_remask(e, r, false);
+		return bits;
+	}
+	if (r->events & EPOLLONESHOT)
+		xvm_epset_remask(e, r, true); /* the kernel has disarmed it for nothing */
+	else if (fin)
+		xvm_epset_remask(e, r, false);
+	else if (!(r->events & EPOLLET))
+		calm(e, r);
+	return 0;
+}
+
+/* ---- before and after a sleep ------------------------------------------- */
+
+static uint32_t to_arm(struct xvm_reg *r)
+{
+	uint32_t want = wanted(r), what = want & XVM_EP_IN ? EPOLLIN : 0;
+
+	if (!(want & XVM_EP_OUT))
+		return what;
+	/* Edge-triggered: room is waited for only by one whom a send has told that there is none.
+	 */
+	if (!(r->events & EPOLLET) || r->fresh || xvm_sock_edge(r->sock).out != r->edge.out)
+		what |= EPOLLOUT;
+	return what;
+}
+
+/* Few hot sockets cost little, and a pad more than a ring; many are not to slow down each sleep. */
+static unsigned cool_after(const struct xvm_epoll *e)
+{
+	return e->hot_count <= 8 ? 64 : e->hot_count <= 32 ? 16 : 4;
+}
+
+int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
+{
+	unsigned limit = cool_after(e);
+	struct xvm_waker *w = e->hot ? xvm_epset_waker(e) : NULL;
+	uint64_t seq = w ? xvm_waker_next(w) : 0;
+	struct xvm_reg *r = e->hot, *next;
+	struct xvm_edge now;
+	int bound = -1, b;
+	uint32_t bits;
+
+	for (uint32_t left = e->hot_count; left; left--, r = next) {
+		uint32_t what = to_arm(r);
+		bool cool = !w || r->idle >= limit;
+
+		next = r->next;
+		if (r->idle < UINT8_MAX)
+			r->idle++;
+		b = xvm_epset_arm(r, what, cool ? NULL : w, seq);
+		bits = xvm_epset_look(r, true, &now);
+		if (bits) {
+			*found = true;
+			if (!ev)
+				break;
+			*ev = (struct epoll_event){.events = bits, .data.u64 = r->data};
+			xvm_epset_reported(e, r, &now, bits, false);
+			break;
+		}
+		if (b >= 0)
+			bound = bound < 0 || b < bound ? b : bound;
+		else if (cool)
+			xvm_epset_cool(e, r);
+	}
+	return bound;
+}
+
+void xvm_epset_disarm_all(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = e->hot;
+
+	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+		xvm_epset_disarm(r);
+}
+
+/* A pad that was not taken yet would make e readable in the kernel, and nobody there to judge it.
+ */
+static void take_pads(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = e->hot;
+
+	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+		if (on_ring(r->sock))
+			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
+}
+
+int xvm_epset_prepare(struct xvm_epoll *e)
+{
+	bool found = false;
+	int bound;
+
+	if (xvm_lock(&e->lock) < 0)
+		return MORE_MS;
+	xvm_epset_settle(e);
+	if (!e->broken)
+		take_pads(e);
+	bound = e->broken ? MORE_MS : xvm_epset_arm_all(e, NULL, &found);
+	/* Then e is readable in the kernel, until somebody waits in it. */
+	if (found)
+		xvm_epset_wake(e);
+	xvm_unlock(&e->lock);
+	return bound;
+}
+
+void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
+{
+	if (in->n == XVM_EP_INNER) {
+		in->more = true;
+		return;
+	}
+	atomic_fetch_add(&e->file.users, 1);
+	in->counted[in->n] = false;
+	in->e[in->n++] = e;
+	if (xvm_lock(&e->lock) < 0) {
+		in->more = true;
+		return;
+	}
+	for (struct xvm_reg *r = e->nested; r; r = r->next)
+		if (atomic_load(&r->inner->ours) && atomic_load(&r->inner->file.nfds))
+			xvm_inners_add(in, r->inner);
+	xvm_unlock(&e->lock);
+}
+
+static void count(struct xvm_inners *in, unsigned i, bool on)
+{
+	if (in->counted[i] == on)
+		return;
+	in->counted[i] = on;
+	if (on)
+		atomic_fetch_add(&in->e[i]->sleepers, 1);
+	else
+		atomic_fetch_sub(&in->e[i]->sleepers, 1);
+	/* Pairs with wake_sleepers(). */
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
+int xvm_inners_prepare(struct xvm_inners *in)
+{
+	int bound = in->more ? MORE_MS : -1, b;
+
+	for (unsigned i = 0; i < in->n; i++) {
+		struct xvm_epoll *e = in->e[i];
+
+		/* Not counted while we look: what our own looking changes shall not wake us. */
+		do {
+			count(in, i, false);
+			b = xvm_epset_prepare(e);
+			if (b >= 0 && (bound < 0 || b < bound))
+				bound = b;
+			count(in, i, true);
+		} while (b != MORE_MS && (atomic_load(&e->changes) || atomic_load(&e->rescan)));
+	}
+	return bound;
+}
+
+void xvm_inners_end(struct xvm_inners *in)
+{
+	while (in->n) {
+		in->n--;
+		count(in, in->n, false);
+		xvm_epset_put(in->e[in->n]);
+	}
+	in->more = false;
+}
