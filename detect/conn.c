@@ -235,10 +235,11 @@ void xvm_conn_end(struct xvm_conn *c, uint32_t err, uint32_t arg2, const char *t
 static void on_writable(struct ev_loop *loop, ev_io *w, int events)
 {
 	struct xvm_conn *c = xvm_container(w, struct xvm_conn, wr);
+	struct xvm_list *n, *t;
 	int ret;
 
-	while (!xvm_list_empty(&c->queue)) {
-		struct queued *q = xvm_container(c->queue.next, struct queued, in_queue);
+	for (XVM_EACH(n, t, &c->queue)) {
+		struct queued *q = xvm_container(n, struct queued, in_queue);
 
 		ret = xvm_proto_send(c->fd, &q->m, q->fds, q->n);
 		if (ret == -EAGAIN)
