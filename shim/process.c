@@ -24,7 +24,7 @@
 
 struct xvm_conf xvm_conf = {
 	.ring_size = 256 << 10,
-	.spin_us = 50,
+	.spin_us = 100,
 	.offer_after = 8,
 };
 

@@ -113,13 +113,17 @@ void xvm_waker_forked(void)
 
 /* ---- spinning ----------------------------------------------------------- */
 
-#define PROBE 64       /* sleeps without a spin after which one is tried again */
-#define NOT_WORTH 2000 /* ns: less than a system call or two is no spin */
+#define FAILS_MAX 6 /* then a spin is tried once in 64 sleeps */
 
+/*
+ * A spin must be able to outlast the waking of a sleeping peer, or two ends that have both fallen
+ * asleep never find out that neither need: each is as slow as the other's waking. So a spin has
+ * its full length or is left out: after each one in vain, for twice as many sleeps.
+ */
 struct policy {
-	uint64_t budget;
-	uint32_t slept; /* sleeps since the budget fell to 0 */
-	bool known;
+	uint32_t fails; /* vain spins in a row */
+	uint32_t skip;	/* sleeps until the next */
+	bool spun;
 };
 static _Thread_local struct policy mine __attribute__((tls_model("initial-exec")));
 
@@ -157,35 +161,29 @@ static uint64_t bound(void)
 
 uint64_t xvm_spin_budget(void)
 {
-	uint64_t max = bound();
-
-	if (!mine.known) {
-		mine.known = true;
-		mine.budget = max;
-	}
-	if (mine.budget || !max)
-		return mine.budget < max ? mine.budget : max;
-	if (++mine.slept < PROBE)
-		return 0;
-	mine.slept = 0;
-	return max;
+	mine.spun = mine.skip == 0;
+	if (mine.spun)
+		return bound();
+	mine.skip--;
+	return 0;
 }
 
 void xvm_spin_won(uint64_t ns)
 {
-	mine.budget = bound();
+	mine.fails = 0;
+	mine.spun = false;
 }
 
 void xvm_spin_slept(uint64_t ns)
 {
-	uint64_t max = bound();
-
-	/* It would have come while we spun: the other side is awake. */
-	if (ns < max) {
-		mine.budget = max;
-		return;
+	if (ns < bound()) {
+		/* It would have come while we spun: the other side is awake. */
+		mine.fails /= 2;
+		mine.skip = 0;
+	} else if (mine.spun) {
+		if (mine.fails < FAILS_MAX)
+			mine.fails++;
+		mine.skip = (1u << mine.fails) - 1;
 	}
-	mine.budget /= 2;
-	if (mine.budget < NOT_WORTH)
-		mine.budget = 0;
+	mine.spun = false;
 }
