@@ -266,7 +266,7 @@ reader(struct end *e, uint64_t total, pid_t victim, uint64_t kill_at)
 		for (i = 0; i < n; i++)
 			if (buf[i] != byte_at(pos + i)) {
 				fprintf(stderr, "ring: byte %llu is wrong\n",
-					(unsigned long long)(pos + i));
+					(unsigned long long)pos + i);
 				_exit(1);
 			}
 		die_holding(e);
