@@ -294,7 +294,6 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 		r->sock = xvm_sock_get(t->fd);
 		if (!r->sock)
 			goto out;
-		atomic_store(&e->ours, 1);
 		xvm_epset_link_sock(r);
 		xvm_epset_convert(e, r);
 	}

@@ -290,7 +290,7 @@ static int ready_to_sleep(struct wait *w, int *bound)
 		next = r->next;
 		if (!atomic_load(&r->inner->file.nfds))
 			xvm_epset_drop(e, r); /* closed: the kernel has dropped it */
-		else if (atomic_load(&r->inner->ours))
+		else
 			xvm_inners_add(&w->in, r->inner);
 	}
 	if (w->in.n) {

@@ -236,7 +236,7 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 		return;
 	}
 	for (struct xvm_reg *r = e->nested; r; r = r->next)
-		if (atomic_load(&r->inner->ours) && atomic_load(&r->inner->file.nfds))
+		if (atomic_load(&r->inner->file.nfds))
 			xvm_inners_add(in, r->inner);
 	xvm_unlock(&e->lock);
 }

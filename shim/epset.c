@@ -34,8 +34,8 @@ struct xvm_epoll *xvm_epset_new(int epfd)
 	/* file.users may be touched by a stale lookup, and sleepers by a stale sleeper: they are
 	 * only ever added to and taken from. */
 	atomic_store(&e->file.nfds, 0);
-	memset((char *)e + offsetof(struct xvm_epoll, ours), 0,
-	       sizeof(*e) - offsetof(struct xvm_epoll, ours));
+	memset((char *)e + offsetof(struct xvm_epoll, fd), 0,
+	       sizeof(*e) - offsetof(struct xvm_epoll, fd));
 	e->mask = XVM_EP_BUCKETS - 1;
 	e->by_fd = e->first_fd;
 	e->by_data = e->first_data;
@@ -523,8 +523,6 @@ struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_ev
 		r->next = e->nested;
 		e->nested = r;
 	}
-	if (s || inner)
-		atomic_store(&e->ours, 1);
 	if (s)
 		xvm_epset_link_sock(r);
 	return r;

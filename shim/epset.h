@@ -66,7 +66,6 @@ struct xvm_reg {
 struct xvm_epoll {
 	struct xvm_file file;	   /* first: kind XVM_FILE_EPOLL */
 	_Atomic uint32_t sleepers; /* threads: in it, in an outer epoll, in a poll with it */
-	_Atomic uint32_t ours;	   /* a tracked socket or an epoll has ever been in it */
 	_Atomic int fd;		   /* the descriptor by which it was last used */
 	struct xvm_shm_lock lock;
 	_Atomic(struct xvm_reg *) changes;
@@ -111,13 +110,13 @@ struct xvm_epoll *xvm_epset_new(int epfd);
 struct xvm_epoll *xvm_epset_get(int epfd);
 void xvm_epset_put(struct xvm_epoll *e);
 
-/* May a wait in it go straight to the kernel? */
+/* Is it nothing that we know? Else whoever waits in it has to be counted, even with nothing of ours
+ * in it: that may change while he sleeps, and then he must not be given our own eventfd's event. */
 static inline bool xvm_epset_plain(int epfd)
 {
 	struct xvm_file *f = xvm_fdtab_peek(epfd);
 
-	return !f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_EPOLL ||
-	       !atomic_load_explicit(&((struct xvm_epoll *)f)->ours, memory_order_acquire);
+	return !f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_EPOLL;
 }
 
 /* All below, with e->lock held. */
