@@ -48,7 +48,11 @@ pids=("$c" "$s")
 declare -A before
 for round in 1 2 3 4 5; do
 	echo go >&7
-	says client "round $round ok" 60
+	wait_for 60 grep -q "round $round ok" "$T/client.log" || {
+		_show_stuck "$c"
+		_show_stuck "$s"
+		fail "5,000 connections take more than a minute, or hang"
+	}
 	quiet || wait_for 20 quiet || {
 		show_ss
 		fail "connections that are closed are still known"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 240
+# limit: 300
 # A connection leaves the ring and enters it again 1,000 times while both directions are busy, by the wish
 # of either end; then a file through it all, compared.
 . "$(dirname "$0")/../lib/net.sh"
@@ -105,7 +105,7 @@ flips 200 --poll
 flips 200 --epoll --chunk 5000
 
 step "a file"
-random_file "$T/in" 400000000
+random_file "$T/in" 1000000000
 bg_server server python3 "$SRC/test/net/file.py" "$B4" 7399 "$T/out"
 s=$PID
 wait_port b 7399
@@ -124,4 +124,5 @@ done
 finished "$c"
 finished "$s"
 same "$T/in" "$T/out"
+[[ $(tail -n 1 "$T/server.log") = "$(sha256sum <"$T/in" | cut -d ' ' -f 1)" ]] || fail "another file than was sent"
 step "$n times during the file"

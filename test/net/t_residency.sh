@@ -30,10 +30,10 @@ connection()
 {
 	local addr=${2:-$B4} s c
 	port=$((port + 1))
-	bg server xvm b "$FLOW" serve "$addr" $port --forever
+	bg server xvm b "$FLOW" serve "$addr" $port --forever --epoll
 	s=$PID
 	wait_port b $port
-	bg client xvm a "$FLOW" connect "$addr" $port --forever --rate 50M
+	bg client xvm a "$FLOW" connect "$addr" $port --forever --rate 50M --poll
 	c=$PID
 	if [[ $1 = none ]]; then
 		expect_ring "$c" "$s"
@@ -105,7 +105,7 @@ add_ns e 10.77.0.6 fd77::6
 bg server plain e "$FLOW" serve 10.77.0.6 7999 --forever
 s=$PID
 wait_port e 7999
-bg client xvm a "$FLOW" connect 10.77.0.6 7999 --forever --rate 50M
+bg client xvm a "$FLOW" connect 10.77.0.6 7999 --forever --rate 50M --poll
 c=$PID
 mode=client expect_tcp "$c"
 kill -TERM "$c"

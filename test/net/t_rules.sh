@@ -19,10 +19,10 @@ connection()
 {
 	local s c addr=${2:-$B4}
 	port=$((port + 1))
-	bg server xvm b "$FLOW" serve "$addr" $port --forever
+	bg server xvm b "$FLOW" serve "$addr" $port --forever --epoll
 	s=$PID
 	wait_port b $port
-	bg client xvm a "$FLOW" connect "$addr" $port --forever --rate 50M
+	bg client xvm a "$FLOW" connect "$addr" $port --forever --rate 50M --poll
 	c=$PID
 	if [[ $1 = none ]]; then
 		expect_ring "$c" "$s"
