@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * poll, select and their kin. A set without a paired socket (or an epoll that holds one) is the
- * kernel's business. Otherwise: look at the rings, spin if that has paid off lately, arm
- * (W1), look again, and sleep in the kernel's poll with an eventfd of ours appended.
+ * The engine of poll, select and their kin. A set without a paired socket (or an epoll that holds
+ * one) is the kernel's business. Otherwise: look at the rings, spin if that has paid off lately,
+ * arm (W1), look again, and sleep in the kernel's poll with an eventfd of ours appended.
  *
  * A socket that is tracked but not paired is counted in krecv while a thread polls it for input
  * (R1): else another thread could take a pad, or bytes of the ring, for which this one sleeps.
@@ -216,7 +216,7 @@ static void disarm(struct pset *p)
 		struct slot *sl = &p->slots[i];
 
 		if (sl->armed)
-			xvm_sock_disarm(sl->s, sl->armed, p->w);
+			xvm_sock_disarm(sl->s, sl->armed, p->w, xvm_lock_tid());
 		sl->armed = 0;
 	}
 	if (!p->w)
@@ -532,21 +532,6 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 	return r;
 }
 
-static int result(int r)
-{
-	if (r >= 0)
-		return r;
-	errno = -r;
-	return -1;
-}
-
-/* ---- poll --------------------------------------------------------------- */
-
-static int64_t ns_of_ms(int ms)
-{
-	return ms < 0 ? -1 : (int64_t)ms * 1000000;
-}
-
 bool xvm_wait_ns(const struct timespec *ts, int64_t *ns)
 {
 	*ns = -1;
@@ -557,68 +542,4 @@ bool xvm_wait_ns(const struct timespec *ts, int64_t *ns)
 	if (ts->tv_sec < INT64_MAX / 1000000000 - 1)
 		*ns = (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
 	return true;
-}
-
-static bool poll_ours(struct pollfd *fds, nfds_t n, int timeout, int *r)
-{
-	unsigned tracked;
-
-	xvm_link_poll();
-	tracked = xvm_wait_count(fds, n);
-	if (__builtin_expect(tracked == 0, 1))
-		return false;
-	*r = result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
-	return true;
-}
-
-XVM_WRAP int poll(struct pollfd *fds, nfds_t n, int timeout)
-{
-	int r;
-
-	return poll_ours(fds, n, timeout, &r) ? r : REAL(poll)(fds, n, timeout);
-}
-
-XVM_WRAP int __poll(struct pollfd *fds, nfds_t n, int timeout)
-{
-	return poll(fds, n, timeout);
-}
-
-XVM_WRAP int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
-{
-	int r;
-
-	if (size / sizeof(*fds) >= n && poll_ours(fds, n, timeout, &r))
-		return r;
-	return REAL(__poll_chk)(fds, n, timeout, size);
-}
-
-static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
-		       const sigset_t *mask, int *r)
-{
-	unsigned tracked;
-	int64_t ns;
-
-	xvm_link_poll();
-	tracked = xvm_wait_count(fds, n);
-	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))
-		return false;
-	*r = result(xvm_wait_set(fds, n, tracked, ns, mask, false));
-	return true;
-}
-
-XVM_WRAP int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
-{
-	int r;
-
-	return ppoll_ours(fds, n, ts, mask, &r) ? r : REAL(ppoll)(fds, n, ts, mask);
-}
-
-XVM_WRAP int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *ts,
-			 const sigset_t *mask, size_t size)
-{
-	int r;
-
-	if (size / sizeof(*fds) >= n && ppoll_ours(fds, n, ts, mask, &r))
-		return r;
-	return REAL(__ppoll_chk)(fds, n, ts, mask, size);
 }

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 static char buf[1 << 16];
+static char huge[32 << 20];
 static void *volatile nowhere = (void *)16;
 
 static void die(const char *what)
@@ -731,6 +732,60 @@ static void scene_crowd(unsigned mode)
 	close(pp[1]);
 }
 
+/* Left to the kernel because nothing happened for long, and then used by other calls than waits. */
+static void scene_cold(void)
+{
+	int a, b, ep = epoll_create1(0), e2 = epoll_create1(0);
+	struct later l;
+
+	pair(&a, &b);
+	nonblock(a);
+	nonblock(b);
+	ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN | EPOLLOUT | EPOLLET, 1);
+	ctl(e2, EPOLL_CTL_ADD, b, EPOLLIN, 2);
+	do_epoll("first", ep, 8, 100);
+	for (int i = 0; i < 100; i++)
+		if (epoll_wait(ep, &(struct epoll_event){0}, 1, 1) ||
+		    epoll_wait(e2, &(struct epoll_event){0}, 1, 1))
+			printf("not idle\n");
+	/* Read without waiting: whatever woke the kernel is gone. */
+	for (int i = 0; i < 3; i++) {
+		put(a, "x");
+		for (int k = 0; k < 40; k++)
+			if (recv(b, buf, sizeof(buf), 0) > 0)
+				printf("taken\n");
+		later(&l, 20, a, "y");
+		do_epoll("after a read", e2, 8, 3000);
+		pthread_join(l.t, NULL);
+		drain(b);
+		for (int k = 0; k < 100; k++)
+			if (epoll_wait(e2, &(struct epoll_event){0}, 1, 1))
+				printf("not idle\n");
+	}
+	/* A short send means no room, as EAGAIN does. */
+	do_epoll("before", ep, 8, 20);
+	printf("short: %d\n", send(a, huge, sizeof(huge), 0) < (ssize_t)sizeof(huge));
+	do_epoll("short", ep, 8, 20);
+	for (int i = 0; i < 50; i++) {
+		drain(b);
+		nap(1);
+	}
+	do_epoll("room", ep, 8, 3000);
+	/* Written full without waiting. */
+	do_epoll("before", ep, 8, 20);
+	fill(a);
+	do_epoll("full", ep, 8, 20);
+	for (int i = 0; i < 50; i++) {
+		drain(b);
+		nap(1);
+	}
+	do_epoll("room", ep, 8, 3000);
+	close(a);
+	close(b);
+	close(ep);
+	close(e2);
+}
+
 /* Registered before there is a connection, and before a fork. */
 static void scene_early(void)
 {
@@ -829,7 +884,7 @@ static void scene_copies(void)
 int main(int argc, char **argv)
 {
 	static const char *const only =
-		"poll signals select room epoll edge nested crowd early copies";
+		"poll signals select room epoll edge nested crowd cold early copies";
 	const char *want = argc > 1 ? argv[1] : only;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -852,6 +907,8 @@ int main(int argc, char **argv)
 		scene_crowd(EPOLLET);
 		scene_crowd(EPOLLONESHOT);
 	}
+	if (strstr(want, "cold"))
+		scene_cold();
 	if (strstr(want, "early"))
 		scene_early();
 	if (strstr(want, "copies"))

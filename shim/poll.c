@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* poll, ppoll and the names that fortified and old programs import. The engine is wait.c's. */
+#include "shim/link.h"
+#include "shim/real.h"
+#include "shim/wait.h"
+
+static int result(int r)
+{
+	if (r >= 0)
+		return r;
+	errno = -r;
+	return -1;
+}
+
+static int64_t ns_of_ms(int ms)
+{
+	return ms < 0 ? -1 : (int64_t)ms * 1000000;
+}
+
+static bool poll_ours(struct pollfd *fds, nfds_t n, int timeout, int *r)
+{
+	unsigned tracked;
+
+	xvm_link_poll();
+	tracked = xvm_wait_count(fds, n);
+	if (__builtin_expect(tracked == 0, 1))
+		return false;
+	*r = result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
+	return true;
+}
+
+XVM_WRAP int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+	int r;
+
+	return poll_ours(fds, n, timeout, &r) ? r : REAL(poll)(fds, n, timeout);
+}
+
+XVM_WRAP int __poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+	return poll(fds, n, timeout);
+}
+
+XVM_WRAP int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
+{
+	int r;
+
+	if (size / sizeof(*fds) >= n && poll_ours(fds, n, timeout, &r))
+		return r;
+	return REAL(__poll_chk)(fds, n, timeout, size);
+}
+
+static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
+		       const sigset_t *mask, int *r)
+{
+	unsigned tracked;
+	int64_t ns;
+
+	xvm_link_poll();
+	tracked = xvm_wait_count(fds, n);
+	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))
+		return false;
+	*r = result(xvm_wait_set(fds, n, tracked, ns, mask, false));
+	return true;
+}
+
+XVM_WRAP int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
+{
+	int r;
+
+	return ppoll_ours(fds, n, ts, mask, &r) ? r : REAL(ppoll)(fds, n, ts, mask);
+}
+
+XVM_WRAP int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *ts,
+			 const sigset_t *mask, size_t size)
+{
+	int r;
+
+	if (size / sizeof(*fds) >= n && ppoll_ours(fds, n, ts, mask, &r))
+		return r;
+	return REAL(__ppoll_chk)(fds, n, ts, mask, size);
+}
