@@ -62,7 +62,7 @@ void xvm_answer_exit(struct xvm_daemon *d)
 
 static bool privileged(const struct xvm_conn *tool)
 {
-	return tool->uid == 0 || tool->uid == geteuid();
+	return tool->user->trusted;
 }
 
 static bool may_see(const struct xvm_conn *tool, const struct xvm_conn *c)
@@ -117,6 +117,9 @@ static void send_row(struct xvm_conn *tool, const struct xvm_arena_ref *a, struc
 	r->pid = c->pid;
 	r->fd = ep->fd;
 	comm_of(c->pid, r->comm);
+	/* Its process may be in a place that we do not see: then its own word has to do. */
+	if (!*r->comm)
+		memcpy(r->comm, c->comm, sizeof(r->comm));
 	memcpy(r->laddr, ep->laddr, 16);
 	memcpy(r->raddr, ep->raddr, 16);
 	r->lport = ep->lport;

@@ -65,6 +65,7 @@ int xvm_arenas_join(struct xvm_conn *c, int fd)
 	a->dev = st.st_dev;
 	a->ino = st.st_ino;
 	a->serial = ++d->arena_serial;
+	a->d = d;
 	a->user = c->user;
 	a->user->refs++;
 	xvm_list_init(&a->conns);
@@ -98,37 +99,52 @@ void xvm_arenas_leave(struct xvm_conn *c)
 	d->fds--;
 	a->user->fds--;
 	xvm_user_put(a->user);
-	free(a->slot);
 	free(a);
 }
 
-struct xvm_slot *xvm_arenas_slot(struct xvm_arena_ref *a, uint32_t slot)
+/* No two slots of one arena share a bucket, so nobody can make a chain longer than there are
+ * arenas. */
+static struct xvm_slot **bucket(const struct xvm_arena_ref *a, uint32_t slot)
 {
-	return slot < a->n_slots ? &a->slot[slot] : NULL;
+	return &a->d->slot[(a->serial * 0x9e3779b1u + slot) % XVM_SLOT_BUCKETS];
+}
+
+struct xvm_slot *xvm_arenas_slot(const struct xvm_arena_ref *a, uint32_t slot)
+{
+	struct xvm_slot *s = *bucket(a, slot);
+
+	while (s && (s->arena != a || s->slot != slot))
+		s = s->hash_next;
+	return s;
 }
 
 struct xvm_slot *xvm_arenas_slot_make(struct xvm_arena_ref *a, uint32_t slot)
 {
-	struct xvm_slot *more;
-	uint32_t n = a->n_slots ? a->n_slots : 64;
+	struct xvm_slot **b = bucket(a, slot), *s = xvm_arenas_slot(a, slot);
 
-	if (slot >= XVM_ARENA_EPS)
+	if (s)
+		return s;
+	s = calloc(1, sizeof(*s));
+	if (!s)
 		return NULL;
-	if (slot < a->n_slots)
-		return &a->slot[slot];
-	while (n <= slot)
-		n *= 2;
-	/* Fresh and copied, not grown in place: what is never touched then costs no memory,
-	 * whatever slot numbers a client makes up. */
-	more = calloc(n, sizeof(*more));
-	if (!more)
-		return NULL;
-	if (a->slot)
-		memcpy(more, a->slot, a->n_slots * sizeof(*more));
-	free(a->slot);
-	a->slot = more;
-	a->n_slots = n;
-	return &a->slot[slot];
+	s->arena = a;
+	s->slot = slot;
+	s->hash_next = *b;
+	*b = s;
+	return s;
+}
+
+void xvm_arenas_slot_tidy(struct xvm_slot *s)
+{
+	struct xvm_slot **b;
+
+	if (s->offer || s->end)
+		return;
+	b = bucket(s->arena, s->slot);
+	while (*b != s)
+		b = &(*b)->hash_next;
+	*b = s->hash_next;
+	free(s);
 }
 
 uint32_t xvm_arenas_read(const struct xvm_arena_ref *a, uint32_t first, uint32_t n,

@@ -11,9 +11,11 @@
 int xvm_arenas_join(struct xvm_conn *c, int fd);
 void xvm_arenas_leave(struct xvm_conn *c);
 
-/* The entry of a slot, or NULL where it was never used; with room made for it: NULL is -ENOMEM. */
-struct xvm_slot *xvm_arenas_slot(struct xvm_arena_ref *a, uint32_t slot);
+/* The entry of a slot, or NULL; it is made if need be: NULL is -ENOMEM. */
+struct xvm_slot *xvm_arenas_slot(const struct xvm_arena_ref *a, uint32_t slot);
 struct xvm_slot *xvm_arenas_slot_make(struct xvm_arena_ref *a, uint32_t slot);
+/* Free it if nothing is going on about it. */
+void xvm_arenas_slot_tidy(struct xvm_slot *s);
 
 /* A private copy of n endpoints from slot first on: how many there were. */
 uint32_t xvm_arenas_read(const struct xvm_arena_ref *a, uint32_t first, uint32_t n,

@@ -43,6 +43,7 @@ static struct xvm_user *user_get(struct xvm_daemon *d, uid_t uid)
 	if (!u)
 		return NULL;
 	u->uid = uid;
+	u->trusted = uid == 0 || uid == geteuid();
 	u->refs = 1;
 	xvm_list_add(&d->users, &u->in_all);
 	return u;
@@ -59,12 +60,10 @@ void xvm_user_put(struct xvm_user *u)
 bool xvm_conn_charge(struct xvm_conn *c, uint32_t n)
 {
 	struct xvm_daemon *d = c->d;
-	bool trusted = c->uid == 0 || c->uid == geteuid();
 
 	if (d->fds + n > d->fds_max)
 		return false;
-	/* No single user may leave the others without. */
-	if (!trusted && c->user->fds + n > d->fds_max / 2)
+	if (!c->user->trusted && c->user->fds + n > d->fds_max / 2)
 		return false;
 	d->fds += n;
 	c->user->fds += n;
@@ -107,6 +106,7 @@ static void dequeue(struct xvm_conn *c, struct queued *q)
 
 	xvm_list_del(&q->in_queue);
 	c->n_queue--;
+	c->user->queued--;
 	for (i = 0; i < q->n; i++)
 		xvm_fd_discard(q->fds[i]);
 	xvm_conn_release(c, q->n);
@@ -141,6 +141,7 @@ static void reap(struct xvm_conn *c)
 	xvm_list_del(&c->in_all);
 	d->conn[c->id] = NULL;
 	d->n_conns--;
+	c->user->conns--;
 	xvm_user_put(c->user);
 	free(c->exe);
 	free(c);
@@ -162,7 +163,8 @@ static void enqueue(struct xvm_conn *c, const struct xvm_msg *m, const int *fds,
 	struct queued *q;
 	int i;
 
-	if (c->n_queue >= XVM_BACKLOG) {
+	if (c->n_queue >= XVM_BACKLOG ||
+	    (!c->user->trusted && c->user->queued >= XVM_USER_QUEUED_MAX)) {
 		xvm_conn_drop(c, "it does not read its messages");
 		return;
 	}
@@ -185,6 +187,7 @@ static void enqueue(struct xvm_conn *c, const struct xvm_msg *m, const int *fds,
 	q->n = n;
 	xvm_list_add(&c->queue, &q->in_queue);
 	c->n_queue++;
+	c->user->queued++;
 	if (i < n) {
 		/* reap() takes the entry apart; it must not close what is not there. */
 		xvm_conn_release(c, n - i);
@@ -315,6 +318,7 @@ static void hello(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	c->hello = true;
 	c->own_pid = m->pid;
+	snprintf(c->comm, sizeof(c->comm), "%.15s", m->text);
 	if (m->nfds == 1) {
 		if (!xvm_fd_is_memfd(fds[0])) {
 			xvm_conn_nonsense(c, "an arena that is no memfd");
@@ -445,8 +449,11 @@ struct xvm_conn *xvm_conn_new(struct xvm_daemon *d, int fd, pid_t pid, uid_t uid
 	c->user = user_get(d, uid);
 	if (!c->user)
 		goto out_free;
+	if (!c->user->trusted && c->user->conns >= XVM_CLIENTS_MAX / 2)
+		goto out_user;
 	if (!take_id(d, &c->id) || !xvm_conn_charge(c, 1))
 		goto out_user;
+	c->user->conns++;
 	for (i = 0; i < XVM_WAKERS_MAX; i++)
 		c->waker[i] = -1;
 	xvm_list_init(&c->in_arena);

@@ -24,15 +24,25 @@
 struct xvm_daemon;
 struct xvm_ns;
 
-/* Who answers for how many descriptors. */
+/* What one user's clients take up. Nobody but root and the daemon's own user may have more than
+ * half of anything that there is a limit of. */
 struct xvm_user {
 	struct xvm_list in_all;
 	uid_t uid;
+	bool trusted;
 	uint32_t refs, fds;
+	uint32_t conns;
+	uint32_t queued; /* messages */
+	uint32_t ends;	 /* of pairs */
 };
 
-/* What is going on about an endpoint of an arena. */
+#define XVM_USER_QUEUED_MAX (16 * XVM_BACKLOG)
+
+/* What is going on about an endpoint of an arena. Goes when there is neither. */
 struct xvm_slot {
+	struct xvm_slot *hash_next;
+	struct xvm_arena_ref *arena;
+	uint32_t slot;
 	struct xvm_offer *offer;
 	struct xvm_end *end;
 };
@@ -44,8 +54,7 @@ struct xvm_arena_ref {
 	uint64_t serial; /* never used twice, and rising along the list */
 	uint64_t dev, ino;
 	int fd;
-	struct xvm_slot *slot; /* grows with the highest slot that was offered */
-	uint32_t n_slots;
+	struct xvm_daemon *d;
 };
 
 /* What `xvm ss` or `xvm stats` is still to be told. */
@@ -67,7 +76,8 @@ struct xvm_conn {
 	pid_t pid, own_pid; /* as we see it; as it sees itself */
 	uid_t uid;
 	struct xvm_user *user;
-	char *exe; /* NULL: not to be known */
+	char *exe;     /* NULL: not to be known */
+	char comm[16]; /* as it says */
 
 	struct xvm_arena_ref *arena; /* NULL: a tool */
 	int waker[XVM_WAKERS_MAX];   /* eventfds, or -1 */

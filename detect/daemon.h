@@ -14,6 +14,7 @@
 #define XVM_OFFERS_MAX 200000
 #define XVM_OFFERS_CLIENT 20000
 #define XVM_PAIRS_MAX 1000000
+#define XVM_SLOT_BUCKETS 65536
 
 #define XVM_DAEMON_COUNTERS(X)                                                                     \
 	X(offers) X(pairs) X(refused) X(withdrawn) X(dropped) X(clients) X(resyncs)
@@ -29,6 +30,7 @@ struct xvm_daemon {
 
 	uint32_t fds, fds_max; /* descriptors held for clients, and how many there may be */
 	struct xvm_list users, arenas, all, dead;
+	struct xvm_slot *slot[XVM_SLOT_BUCKETS]; /* by arena and slot */
 	struct xvm_conn *conn[XVM_CLIENTS_MAX];
 	uint32_t next_id, n_conns, n_programs;
 	uint64_t arena_serial;

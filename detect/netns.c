@@ -159,7 +159,7 @@ static struct xvm_ns *get(struct xvm_daemon *d, int nsfd)
 		}
 	}
 	if (!trusted(all, nsfd)) {
-		xvm_log(LOG_INFO, "namespace %llu is of another user namespace: not followed",
+		xvm_log(LOG_DEBUG, "namespace %llu is of another user namespace: not followed",
 			(unsigned long long)st.st_ino);
 		return NULL;
 	}

@@ -87,8 +87,10 @@ static void forget(struct xvm_daemon *d, struct xvm_offer *o)
 	struct xvm_conn *c = o->owner;
 	struct xvm_slot *s = xvm_arenas_slot(c->arena, o->slot);
 
-	if (s && s->offer == o)
+	if (s && s->offer == o) {
 		s->offer = NULL;
+		xvm_arenas_slot_tidy(s);
+	}
 	xvm_pairing_del(&d->pairing, o);
 	xvm_list_del(&o->in_owner);
 	c->n_offers--;
@@ -197,10 +199,8 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	o = xvm_pairing_same(&d->pairing, f);
 	if (o)
 		forget(d, o);
-	s = xvm_arenas_slot_make(c->arena, m->slot);
-	if (!s)
-		return XVM_R_NO_MEMORY;
-	if (s->offer)
+	s = xvm_arenas_slot(c->arena, m->slot);
+	if (s && s->offer)
 		forget(d, s->offer);
 	/* Half the descriptors are for offers at most, so that there is always room to come in. */
 	if (d->pairing.count >= XVM_OFFERS_MAX || d->pairing.count >= d->fds_max / 4 * 3 ||
@@ -209,7 +209,9 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	if (!xvm_conn_charge(c, 1))
 		return XVM_R_LIMIT;
 	o = calloc(1, sizeof(*o));
-	if (!o) {
+	s = o ? xvm_arenas_slot_make(c->arena, m->slot) : NULL;
+	if (!s) {
+		free(o);
 		xvm_conn_release(c, 1);
 		return XVM_R_NO_MEMORY;
 	}

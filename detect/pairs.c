@@ -193,8 +193,11 @@ static void end_end(struct xvm_end *e)
 	struct xvm_pair *p = e->pair;
 	struct xvm_slot *s = xvm_arenas_slot(e->arena, e->slot);
 
-	if (s && s->end == e)
+	if (s && s->end == e) {
 		s->end = NULL;
+		xvm_arenas_slot_tidy(s);
+	}
+	e->arena->user->ends--;
 	xvm_list_del(&e->in_arena);
 	e->arena = NULL;
 	if (p->e[0].arena || p->e[1].arena)
@@ -221,6 +224,7 @@ static void end_begin(struct xvm_pair *p, int i, const struct xvm_offer *o, stru
 	e->slot = o->slot;
 	e->gen = o->gen;
 	s->end = e;
+	c->arena->user->ends++;
 	xvm_list_add(&c->arena->ends, &e->in_arena);
 }
 
@@ -232,6 +236,11 @@ static void tell(struct xvm_offer *o, uint32_t role, const struct xvm_offer *pee
 	xvm_conn_send(o->owner, &m, &peer->half, 1);
 }
 
+static bool full(const struct xvm_user *u)
+{
+	return !u->trusted && u->ends >= XVM_PAIRS_MAX; /* half of all ends */
+}
+
 uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role_a,
 			struct xvm_offer *b, uint32_t role_b)
 {
@@ -241,7 +250,8 @@ uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role
 	struct xvm_link *l;
 	struct xvm_pair *p;
 
-	if (!sa || !sb || d->pairs->count >= XVM_PAIRS_MAX)
+	if (!sa || !sb || d->pairs->count >= XVM_PAIRS_MAX || full(ca->arena->user) ||
+	    full(cb->arena->user))
 		return XVM_R_LIMIT;
 	p = calloc(1, sizeof(*p));
 	if (!p)
