@@ -16,6 +16,9 @@ void xvm_epoll_changed(struct xvm_sock *s);
  * kernel's close. */
 void xvm_epoll_closing(struct xvm_sock *s, int fd);
 
+/* One of our own descriptors has another number now. */
+void xvm_epoll_moved(int fd, int to);
+
 /* In the child of a fork: locks that other threads held are free, wakers are not shared. */
 void xvm_epoll_forked(void);
 

@@ -104,10 +104,11 @@ uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
 	fin = (kernel & EPOLLRDHUP) &&
 	      !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN);
+	/* A pad was acted on: it has to be armed anew. Disarmed first, or the pad is kept for us (W6). */
+	xvm_epset_disarm(r);
+	xvm_epset_heat(e, r);
 	now = xvm_sock_edge(r->sock);
 	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
-	/* A pad was acted on: it has to be armed anew. */
-	xvm_epset_heat(e, r);
 	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
 	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
 	    !edges(r, &now, bits))

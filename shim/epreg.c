@@ -88,13 +88,13 @@ int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_
 		xvm_epset_disarm(r);
 	r->armed = what;
 	r->armed_by = w;
-	return what ? xvm_sock_arm(r->sock, r->fd, what, w, seq) : -1;
+	return what ? xvm_sock_arm(r->sock, r->fd, what, w, w ? seq : xvm_epset_own(r->ep)) : -1;
 }
 
 void xvm_epset_disarm(struct xvm_reg *r)
 {
 	if (r->armed)
-		xvm_sock_disarm(r->sock, r->armed, r->armed_by);
+		xvm_sock_disarm(r->sock, r->armed, r->armed_by, xvm_epset_own(r->ep));
 	r->armed = 0;
 }
 

@@ -110,8 +110,6 @@ static void forked(struct xvm_epoll *e, void *arg)
 	if (atomic_load(&e->lock.word))
 		e->broken = true;
 	atomic_store(&e->lock.word, 0);
-	/* Only what this thread holds lives on in the child: it is in fork(), so nothing. */
-	atomic_store(&e->file.users, 1);
 	atomic_store(&e->sleepers, 0);
 	atomic_store(&e->waker, NULL);
 	e->inherited = true;
@@ -125,14 +123,39 @@ static void forked(struct xvm_epoll *e, void *arg)
 	}
 }
 
+/* Only what this thread holds lives on in the child: it is in fork(), so nothing but records. */
+static void only_own(struct xvm_epoll *e, void *arg)
+{
+	atomic_store(&e->file.users, 1);
+}
+
+static void count_records(struct xvm_epoll *e, void *arg)
+{
+	for (uint32_t i = 0; !e->broken && i <= e->mask; i++) {
+		for (struct xvm_reg *r = e->by_data[i]; r; r = r->data_next) {
+			if (r->sock)
+				atomic_fetch_add(&r->sock->file.users, 1);
+			if (r->inner)
+				atomic_fetch_add(&r->inner->file.users, 1);
+		}
+	}
+}
+
 void xvm_epoll_forked(void)
 {
 	atomic_store(&lists.word, 0);
 	xvm_wait_forked();
+	xvm_epset_each(only_own, NULL);
 	xvm_epset_each(forked, NULL);
+	xvm_epset_each(count_records, NULL);
 }
 
 /* ---- waking ------------------------------------------------------------- */
+
+void xvm_epoll_moved(int fd, int to)
+{
+	atomic_compare_exchange_strong(&kick_fd, &(int){fd + 1}, to + 1);
+}
 
 /*
  * Wakes those who sleep in an epoll that has no waker: to ask for a readable descriptor anew makes

@@ -21,8 +21,7 @@ static ssize_t result(ssize_t r)
 	return -1;
 }
 
-/* The socket, if this call is ours to make; its kernel count raised in *count otherwise. */
-static struct xvm_sock *claim(int fd, bool rx, struct xvm_sock **counted)
+struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	_Atomic uint32_t *count;
@@ -43,7 +42,7 @@ static struct xvm_sock *claim(int fd, bool rx, struct xvm_sock **counted)
 	return NULL;
 }
 
-static ssize_t unclaim(struct xvm_sock *s, bool rx, ssize_t r)
+ssize_t xvm_io_unclaim(struct xvm_sock *s, bool rx, ssize_t r)
 {
 	if (!s)
 		return r;
@@ -86,11 +85,11 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 /* ours: on a paired socket; theirs: what libc does. */
 #define DATA_CALL(rx, ours, theirs)                                                                \
 	do {                                                                                       \
-		struct xvm_sock *counted, *s = claim(fd, rx, &counted);                            \
+		struct xvm_sock *counted, *s = xvm_io_claim(fd, rx, &counted);                            \
                                                                                                    \
 		if (s)                                                                             \
 			return ours;                                                               \
-		return unclaim(counted, rx, theirs);                                               \
+		return xvm_io_unclaim(counted, rx, theirs);                                               \
 	} while (0)
 
 XVM_WRAP ssize_t read(int fd, void *buf, size_t n)
@@ -132,10 +131,10 @@ XVM_WRAP ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
 XVM_WRAP ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *sa,
 			  socklen_t *len)
 {
-	struct xvm_sock *counted, *s = claim(fd, true, &counted);
+	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
 
 	if (!s)
-		return unclaim(counted, true, REAL(recvfrom)(fd, buf, n, flags, sa, len));
+		return xvm_io_unclaim(counted, true, REAL(recvfrom)(fd, buf, n, flags, sa, len));
 	if (sa && len)
 		*len = 0; /* a connected stream names nobody */
 	return move1(s, fd, true, buf, n, flags);
@@ -195,12 +194,12 @@ static void leaving(int fd)
 
 XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	struct xvm_sock *counted, *s = claim(fd, true, &counted);
+	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
 	ssize_t r;
 
 	if (s)
 		return move(s, fd, true, msg->msg_iov, msg->msg_iovlen, msg, flags);
-	r = unclaim(counted, true, REAL(recvmsg)(fd, msg, flags));
+	r = xvm_io_unclaim(counted, true, REAL(recvmsg)(fd, msg, flags));
 	if (r >= 0 && !counted && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
 		int e = errno;
 
@@ -270,14 +269,14 @@ XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	struct xvm_sock *counted, *s = claim(fd, false, &counted);
+	struct xvm_sock *counted, *s = xvm_io_claim(fd, false, &counted);
 
 	if (s)
 		return move(s, fd, false, msg->msg_iov, msg->msg_iovlen, (struct msghdr *)msg,
 			    flags);
 	if (!counted && msg && msg->msg_control && msg->msg_controllen && xvm_fdtab)
 		each_right(msg, leaving);
-	return unclaim(counted, false, REAL(sendmsg)(fd, msg, flags));
+	return xvm_io_unclaim(counted, false, REAL(sendmsg)(fd, msg, flags));
 }
 
 XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)

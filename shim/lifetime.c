@@ -156,6 +156,16 @@ XVM_WRAP FILE *fdopen(int fd, const char *mode)
 	return f;
 }
 
+/* Closes a descriptor that was given to fdopen() without calling close(). */
+XVM_WRAP int fclose(FILE *f)
+{
+	int fd = xvm_fdtab ? fileno(f) : -1;
+
+	if (__builtin_expect(xvm_fdtab_peek(fd) != NULL, 0) && !xvm_in_vfork())
+		forget(fd);
+	return REAL(fclose)(f);
+}
+
 /* By number: what matters to us goes the way of the function of that name. */
 XVM_WRAP long syscall(long nr, ...)
 {
@@ -187,6 +197,28 @@ XVM_WRAP long syscall(long nr, ...)
 		return recvmsg((int)a, (void *)b, (int)c);
 	case SYS_sendmsg:
 		return sendmsg((int)a, (void *)b, (int)c);
+	case SYS_sendto:
+		return sendto((int)a, (void *)b, (size_t)c, (int)d, (void *)e, (socklen_t)f);
+	case SYS_recvfrom:
+		return recvfrom((int)a, (void *)b, (size_t)c, (int)d, (void *)e, (void *)f);
+	case SYS_sendmmsg:
+		return sendmmsg((int)a, (void *)b, (unsigned)c, (int)d);
+	case SYS_recvmmsg:
+		return recvmmsg((int)a, (void *)b, (unsigned)c, (int)d, (void *)e);
+	case SYS_sendfile:
+		return sendfile((int)a, (int)b, (void *)c, (size_t)d);
+	case SYS_splice:
+		return splice((int)a, (void *)b, (int)c, (void *)d, (size_t)e, (unsigned)f);
+	case SYS_shutdown:
+		return shutdown((int)a, (int)b);
+	case SYS_fcntl:
+		return fcntl((int)a, (int)b, c);
+	case SYS_ioctl:
+		return ioctl((int)a, (unsigned long)b, c);
+#ifdef SYS_dup2
+	case SYS_dup2:
+		return dup2((int)a, (int)b);
+#endif
 	case SYS_dup:
 		return dup((int)a);
 	case SYS_dup3:

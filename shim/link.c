@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include "detect/client.h"
+#include "shim/epoll.h"
 #include "shim/pool.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -336,6 +337,7 @@ void xvm_link_handle(void)
 bool xvm_fd_vacate(int fd)
 {
 	struct xvm_file *f = xvm_fdtab_peek(fd);
+	char *base = atomic_load(&peers.base);
 	int to;
 
 	if (!f || atomic_load(&f->kind) != XVM_FILE_OWN)
@@ -354,13 +356,15 @@ bool xvm_fd_vacate(int fd)
 		if (w && w->fd == fd)
 			w->fd = to;
 	}
-	for (uint32_t c = 0; c < XVM_CLIENTS_MAX; c++) {
-		struct xvm_peer *p = atomic_load(&by_client[c]);
+	/* All that ever were: sockets may refer to one that by_client[] no longer has. */
+	for (uint32_t c = 0; base && c < atomic_load(&peers.hi); c++) {
+		struct xvm_peer *p = (struct xvm_peer *)(base + c * sizeof(*p));
 
-		for (int i = 0; p && i < XVM_WAKERS_MAX; i++)
+		for (int i = 0; i < XVM_WAKERS_MAX; i++)
 			if ((atomic_load(&p->mask) >> i & 1) && atomic_load(&p->efd[i]) == fd)
 				atomic_store(&p->efd[i], to);
 	}
+	xvm_epoll_moved(fd, to);
 	xvm_fdtab_clear(fd);
 	return true;
 }

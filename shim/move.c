@@ -9,18 +9,6 @@
 
 #define CHUNK (32 << 10) /* on the stack of whoever calls */
 
-static bool paired(int fd)
-{
-	struct xvm_sock *s = xvm_sock_get(fd);
-	bool on;
-
-	if (!s)
-		return false;
-	on = xvm_sock_on(s) || xvm_sock_engage(s, fd);
-	xvm_sock_put(s);
-	return on;
-}
-
 /*
  * Read at off (or at the file's own position), send, and set the position to what was sent.
  * Reads of a regular file do not wait; the socket's mode decides whether the send does.
@@ -61,8 +49,11 @@ static ssize_t send_file(int out, int in, off64_t *off, size_t n)
 
 XVM_WRAP ssize_t sendfile64(int out, int in, off64_t *off, size_t n)
 {
-	if (!paired(out))
-		return REAL(sendfile64)(out, in, off, n);
+	struct xvm_sock *counted, *s = xvm_io_claim(out, false, &counted);
+
+	if (!s)
+		return xvm_io_unclaim(counted, false, REAL(sendfile64)(out, in, off, n));
+	xvm_sock_put(s);
 	if (off && lseek64(in, 0, SEEK_CUR) < 0)
 		return REAL(sendfile64)(out, in, off, n); /* the kernel's own error */
 	return send_file(out, in, off, n);
@@ -78,13 +69,23 @@ XVM_WRAP ssize_t sendfile(int out, int in, off_t *off, size_t n)
 XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n, unsigned flags)
 {
 	char buf[16 << 10];
-	bool from = paired(in), to = paired(out);
+	struct xvm_sock *in_counted, *out_counted;
+	struct xvm_sock *from = xvm_io_claim(in, true, &in_counted);
+	struct xvm_sock *to = xvm_io_claim(out, false, &out_counted);
 	bool dontwait = flags & SPLICE_F_NONBLOCK;
 	struct pollfd pfd;
 	ssize_t r, w, done;
 
-	if (!from && !to)
-		return REAL(splice)(in, ioff, out, ooff, n, flags);
+	if (!from && !to) {
+		r = REAL(splice)(in, ioff, out, ooff, n, flags);
+		xvm_io_unclaim(in_counted, true, r);
+		return xvm_io_unclaim(out_counted, false, r);
+	}
+	/* One side is a pipe, which is not tracked. */
+	if (from)
+		xvm_sock_put(from);
+	if (to)
+		xvm_sock_put(to);
 	if (ioff || ooff) {
 		errno = ESPIPE;
 		return -1;

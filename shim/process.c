@@ -97,8 +97,8 @@ static void in_child(void)
 	xvm_lock_tid(); /* now: a sandbox may forbid it later */
 	xvm_link_forked();
 	xvm_waker_forked();
-	xvm_epoll_forked();
 	xvm_sock_forked();
+	xvm_epoll_forked();
 }
 
 /* The handlers do the work, whoever forks; only here is it known that a fork has failed. */

@@ -35,16 +35,41 @@ static int position(int fd, uint64_t *pos)
 		    REAL(ioctl)(fd, SIOCINQ, &inq) < 0 ||
 		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
 			return -errno;
-		/* A FIN counts one; the second state is older than the second count. */
-		if (b.tcpi_state != ST_ESTABLISHED && b.tcpi_state != ST_FIN_WAIT1 &&
-		    b.tcpi_state != ST_FIN_WAIT2)
-			return -ENOTCONN;
-		if (a.tcpi_bytes_received == b.tcpi_bytes_received) {
-			*pos = a.tcpi_bytes_received - (uint64_t)inq;
+		if (a.tcpi_bytes_received != b.tcpi_bytes_received)
+			continue;
+		*pos = a.tcpi_bytes_received - (uint64_t)inq;
+		/* A FIN counts one. A state that says there is none is older than the count, so the
+		 * FIN may have come between: the first state must say so too. */
+		if (b.tcpi_state == ST_ESTABLISHED || b.tcpi_state == ST_FIN_WAIT1 ||
+		    b.tcpi_state == ST_FIN_WAIT2)
 			return 0;
-		}
+		if (a.tcpi_state != b.tcpi_state)
+			continue;
+		*pos -= 1;
+		return -ENOTCONN;
 	}
 	return -EAGAIN;
+}
+
+/*
+ * The holder of the lock may have been killed between the kernel's receive and our count of it: then the
+ * kernel's count is the truth. What it had received is lost with it, as on TCP.
+ */
+static void recount_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t pos;
+	int r;
+
+	/* What it had not published has not happened. */
+	ep->rx_tail = atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
+	if (!ep->rx_busy)
+		return;
+	ep->rx_epoch = atomic_load(&s->mine.shm->reached);
+	r = position(fd, &pos);
+	if (r == 0 || r == -ENOTCONN)
+		ep->rx_tcp_got = pos;
+	ep->rx_busy = 0;
 }
 
 static void consent_locked(struct xvm_sock *s, int fd)
@@ -70,6 +95,9 @@ static void consent_locked(struct xvm_sock *s, int fd)
 		atomic_fetch_or(&ep->flags, XVM_EPF_RX_POS);
 	}
 	atomic_store(&s->mine.shm->consent, 1);
+	/* Forbidden meanwhile: who forbids says so first, and then takes the consent back. */
+	if ((atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
+		atomic_store(&s->mine.shm->consent, 0);
 }
 
 /*
@@ -83,10 +111,22 @@ static bool readable(int fd)
 	return REAL(poll)(&pfd, 1, 0) > 0;
 }
 
+/* What recvmsg() has beside bytes: nothing, on the ring. */
+static void nothing_else(struct xvm_io *io)
+{
+	if (!io->msg)
+		return;
+	io->msg->msg_namelen = 0;
+	io->msg->msg_controllen = 0;
+	io->msg->msg_flags = 0;
+}
+
 /* One kernel receive of at most limit bytes, never waiting. */
 static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 {
 	int flags = (io->flags & ~MSG_WAITALL) | MSG_DONTWAIT;
+	/* The call's own message serves as long as nothing of it is done. */
+	bool whole = io->msg && io->iov == io->msg->msg_iov && !io->off && io->left <= limit;
 	bool part = io->off || io->left > limit;
 	struct iovec one;
 	struct msghdr mh;
@@ -99,15 +139,18 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 			one.iov_len = limit;
 	}
 	if (xvm_conf.sandboxed) {
+		if (io->flags & MSG_PEEK)
+			return -EOPNOTSUPP; /* read() would consume */
 		if (!readable(fd))
 			return -EAGAIN;
 		r = REAL(read)(fd, one.iov_base, one.iov_len);
 		return r < 0 ? -errno : r;
 	}
-	if (!part && io->msg) {
+	if (whole) {
 		r = REAL(recvmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
 	}
+	nothing_else(io);
 	memset(&mh, 0, sizeof(mh));
 	mh.msg_iov = part ? &one : io->iov;
 	mh.msg_iovlen = part ? 1 : io->iovcnt;
@@ -122,34 +165,32 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 
 	if (n > 1 << 20)
 		n = 1 << 20;
+	s->ep->rx_busy = 1;
 	if (xvm_conf.sandboxed) {
 		char buf[256];
 
-		if (!readable(fd))
-			return -EAGAIN;
-		r = REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf));
+		errno = EAGAIN;
+		r = readable(fd) ? REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf)) : -1;
 	} else {
 		r = REAL(recv)(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
 	}
-	if (r < 0)
-		return -errno;
-	s->ep->rx_tcp_got += (uint64_t)r;
-	s->ep->rx_pads += (uint64_t)r;
-	return r;
+	if (r > 0) {
+		s->ep->rx_tcp_got += (uint64_t)r;
+		s->ep->rx_pads += (uint64_t)r;
+	}
+	s->ep->rx_busy = 0;
+	return r < 0 ? -errno : r;
 }
 
-/* As recv(MSG_PEEK) of one byte. In a sandbox a byte would be lost: none is to be expected there. */
-static ssize_t peek1(int fd)
+/* As recv(MSG_PEEK) of one byte. In a sandbox it is taken, and is a pad that was just counted (S4). */
+static ssize_t peek1(struct xvm_sock *s, int fd)
 {
 	ssize_t r;
 	char c;
 
-	if (!xvm_conf.sandboxed)
-		r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-	else if (readable(fd))
-		r = REAL(read)(fd, &c, 1);
-	else
-		return -EAGAIN;
+	if (xvm_conf.sandboxed)
+		return discard(s, fd, 1);
+	r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
 	return r < 0 ? -errno : r;
 }
 
@@ -182,8 +223,10 @@ static void error_locked(struct xvm_sock *s, int err)
 
 static void reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
+	s->ep->rx_busy = 1;
 	s->ep->rx_epoch = epoch;
 	atomic_store_explicit(&s->mine.shm->reached, epoch, memory_order_release);
+	s->ep->rx_busy = 0;
 	xvm_epoll_changed(s);
 }
 
@@ -253,6 +296,10 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 
 		if ((int64_t)due < 0)
 			return xvm_sock_broken(s, fd);
+		/* W6: one that sleeps for room by pad has to see it: there will be no other. */
+		if (due && atomic_load(&ep->tx_sleeper) &&
+		    XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD)
+			return 0;
 		if (due) {
 			ssize_t r = discard(s, fd, due);
 
@@ -266,6 +313,35 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		}
 		reach_locked(s, epoch);
 	}
+}
+
+/* W6: store a new value in a word that somebody sleeps by, if it names the pad. */
+static bool rearm(_Atomic uint64_t *sleeper, _Atomic uint64_t *word, _Atomic uint64_t *pads)
+{
+	uint64_t w = atomic_load(word);
+
+	if (!atomic_load(sleeper) || XVM_SLEEP_WAKER(w) != XVM_WAKER_PAD)
+		return false;
+	/* By compare and exchange: the sleeper itself may be arming, with the next number. */
+	atomic_compare_exchange_strong(
+		word, &w, XVM_SLEEP(atomic_fetch_add(pads, 1) + 2, XVM_WAKER_PAD));
+	return true;
+}
+
+/*
+ * W6: a pad is one for all who sleep on the fd. Before it is taken away they are armed anew; and it stays
+ * where what they wait for is there, so that they wake as well.
+ */
+static bool keep_pads(struct xvm_sock *s)
+{
+	struct xvm_shm_half *m = s->mine.shm;
+	bool data = rearm(&s->ep->rx_sleeper, &m->sleep_data, &s->ep->rx_seq);
+	bool room = rearm(&s->ep->tx_sleeper, &m->sleep_room, &s->ep->tx_seq);
+
+	if (!data && !room)
+		return false;
+	atomic_thread_fence(memory_order_seq_cst);
+	return (data && xvm_rx_peek(s)) || (room && xvm_tx_peek(s));
 }
 
 /* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */
@@ -284,9 +360,11 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 		if (ep->rx_eof && !due)
 			return false; /* told by the flag, with pads still to be taken */
 		if (due > 0 && due < (1u << 30)) {
+			if (keep_pads(s))
+				return false;
 			r = discard(s, fd, due);
 		} else {
-			r = peek1(fd);
+			r = peek1(s, fd);
 			/* S4: a pad is counted before it is sent; look at the count again. */
 			if (r > 0) {
 				if (atomic_load(&p->epoch) != ep->rx_epoch)
@@ -330,6 +408,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	ssize_t r;
 	int err;
 
+	recount_locked(s, fd);
 	consent_locked(s, fd);
 	for (;;) {
 		err = settle_locked(s, fd, &avail);
@@ -347,11 +426,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				atomic_store_explicit(&s->mine.shm->tail, ep->rx_tail,
 						      memory_order_release);
 			}
-			if (io->msg) {
-				io->msg->msg_namelen = 0;
-				io->msg->msg_controllen = 0;
-				io->msg->msg_flags = 0;
-			}
+			nothing_else(io);
 			return (ssize_t)n;
 		}
 		epoch = ep->rx_epoch;
@@ -378,6 +453,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
+		ep->rx_busy = 1;
 		r = kernel_recv(fd, io, limit);
 		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
 		    (atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
@@ -396,6 +472,13 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 								  (uint64_t)r - over,
 								  memory_order_relaxed);
 				}
+				ep->rx_busy = 0;
+				if (over && !(io->flags & MSG_PEEK)) {
+					/* The count is beyond the boundary, for pads: we are there. */
+					if (atomic_load(&p->bnd_ring) != ep->rx_tail)
+						return xvm_sock_broken(s, fd);
+					reach_locked(s, epoch + 1);
+				}
 				r -= (ssize_t)over;
 				if (r == 0) {
 					if ((io->flags & MSG_PEEK) && bnd != ep->rx_tcp_got)
@@ -404,6 +487,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				}
 				return r;
 			}
+			ep->rx_busy = 0;
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
 				if (r == 0)
@@ -418,6 +502,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			ep->rx_tcp_got += (uint64_t)r;
 			atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
+		ep->rx_busy = 0;
 		if (r == 0 && io->left)
 			eof_locked(s);
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
@@ -452,6 +537,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 				  io->flags);
 		return r < 0 ? -errno : r;
 	}
+	xvm_io_trim(io);
 	for (;;) {
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
@@ -503,8 +589,10 @@ bool xvm_rx_peek(struct xvm_sock *s)
 	if (mine & 1) {
 		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
 
-		if (epoch != mine)
-			return true; /* left: there is a boundary to pass */
+		if (epoch != mine) /* left: more of the ring, or the boundary, if its pads are taken */
+			return atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != tail ||
+			       atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
+				       *(volatile uint64_t *)&ep->rx_tcp_got;
 		fin = atomic_load_explicit(&p->fin, memory_order_relaxed);
 		return atomic_load_explicit(&p->head, memory_order_acquire) != tail ||
 		       (fin && fin == tail + 1) || ep->rx_eof || ep->rx_err;
@@ -521,6 +609,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return xvm_rx_peek(s) ? EPOLLIN : 0;
+	recount_locked(s, fd);
 	consent_locked(s, fd);
 	if (kernel)
 		ep->rx_kcheck = 1;
@@ -569,6 +658,7 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return 0;
+	recount_locked(s, fd);
 	consent_locked(s, fd);
 	if (settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
 		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
@@ -600,17 +690,29 @@ void xvm_rx_tidy(struct xvm_sock *s, int fd)
 bool xvm_rx_finish(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	uint64_t avail = 0;
-	bool unread;
+	struct xvm_shm_half *p = s->peer.shm;
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	uint64_t avail = 0, due;
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return false;
-	if (settle_locked(s, fd, &avail) == 0 && (ep->rx_epoch & 1))
-		ask_kernel_locked(s, fd);
+	recount_locked(s, fd);
+	/* S6: nobody sends a pad after having seen this; pairs with pad_locked(). */
+	atomic_store(&s->mine.shm->rx_closed, 1);
+	atomic_thread_fence(memory_order_seq_cst);
+	for (int i = 0; i < 5; i++) {
+		if (settle_locked(s, fd, &avail) < 0)
+			break;
+		due = atomic_load(&p->tcp_put) - ep->rx_tcp_got;
+		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_err)
+			break;
+		if (discard(s, fd, due) == -EAGAIN)
+			REAL(poll)(&pfd, 1, 1); /* counted, and about to be sent */
+		else if (pfd.revents & (POLLHUP | POLLERR))
+			break;
+	}
 	if (avail == 0)
 		settle_locked(s, fd, &avail);
-	unread = avail != 0;
-	atomic_store(&s->mine.shm->rx_closed, 1);
 	xvm_unlock(&ep->rx_lock);
-	return unread;
+	return avail != 0;
 }

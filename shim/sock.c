@@ -507,7 +507,8 @@ int xvm_sock_broken(struct xvm_sock *s, int fd)
 	atomic_store(&s->ep->reason, XVM_R_BROKEN);
 	REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
 	REAL(shutdown)(fd, SHUT_RDWR);
-	s->ep->rx_eof = 1;
+	if (!s->ep->rx_err)
+		s->ep->rx_err = ECONNRESET; /* told once, and then the end */
 	return -ECONNRESET;
 }
 
@@ -603,17 +604,22 @@ static void each(void (*fn)(struct xvm_sock *s))
 /* Counted from before the fork until the child has put itself on the list of holders. */
 static _Atomic uint32_t *fork_count(struct xvm_sock *s)
 {
-	return xvm_sock_on(s) ? &s->ep->forking : &s->ep->unmapped;
+	return s->fork_on ? &s->ep->forking : &s->ep->unmapped;
 }
 
+/* As the child will find it, or a little less: another thread may be pairing it just now. */
 static void forking(struct xvm_sock *s)
 {
+	s->fork_on = xvm_sock_on(s);
+	s->fork_counted = true;
 	atomic_fetch_add(fork_count(s), 1);
 }
 
 static void fork_failed(struct xvm_sock *s)
 {
-	atomic_fetch_sub(fork_count(s), 1);
+	if (s->fork_counted)
+		atomic_fetch_sub(fork_count(s), 1);
+	s->fork_counted = false;
 }
 
 static void forked_child(struct xvm_sock *s)
@@ -638,7 +644,7 @@ static void forked_child(struct xvm_sock *s)
 		/* What the parent has offered is the parent's. */
 		xvm_half_close(&s->mine);
 	}
-	if (i < XVM_HOLDERS) /* else it stays counted, and nobody is ever the last */
+	if (i < XVM_HOLDERS && s->fork_counted) /* else it stays counted, and nobody is ever the last */
 		atomic_fetch_sub(fork_count(s), 1);
 }
 
@@ -732,26 +738,35 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 	return mask;
 }
 
-static uint64_t sleeper_name(struct xvm_waker *w)
+#define AGAIN_MS 5 /* the bound of a sleep that nobody may end */
+
+/* Who sleeps: by an eventfd of this process, or by pad and then who asks (a thread, an epoll). */
+static uint64_t sleeper_name(struct xvm_waker *w, uint64_t who)
 {
-	return (uint64_t)xvm_pid() << 8 | (w ? XVM_WAKER_FD + w->index : XVM_WAKER_PAD);
+	if (w)
+		return (uint64_t)xvm_pid() << 8 | (XVM_WAKER_FD + w->index);
+	return (((uint64_t)xvm_pid() << 40) ^ who) << 8 | XVM_WAKER_PAD;
 }
 
 /* One word: named for w if the peer can ring it and nobody else sleeps on it, else the pad. */
-static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper, uint64_t *pads,
+static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper,
+	       _Atomic uint64_t *pads,
 	       struct xvm_waker *w, uint64_t seq)
 {
-	uint64_t me = sleeper_name(w), was = 0;
+	uint64_t me = sleeper_name(w, seq), was = 0;
 
 	if (!atomic_compare_exchange_strong(sleeper, &was, me) && was != me)
-		return 5; /* W3: the word is another sleeper's; look again by and by */
+		return AGAIN_MS; /* W3: the word is another sleeper's; look again by and by */
 	if (w && !s->inherited &&
 	    (atomic_load_explicit(&s->peer.shm->have_wakers, memory_order_relaxed) >> w->index & 1))
 		atomic_store_explicit(word, XVM_SLEEP(seq, XVM_WAKER_FD + w->index),
 				      memory_order_relaxed);
 	else
-		atomic_store_explicit(word, XVM_SLEEP(++*pads + 1, XVM_WAKER_PAD),
-				      memory_order_relaxed);
+		atomic_store_explicit(
+			word,
+			XVM_SLEEP(atomic_fetch_add_explicit(pads, 1, memory_order_relaxed) + 2,
+				  XVM_WAKER_PAD),
+			memory_order_relaxed);
 	return -1;
 }
 
@@ -766,12 +781,17 @@ int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker
 	if ((interest & OUT_BITS) && (*(volatile uint64_t *)&ep->tx_epoch & 1)) {
 		int b = arm(s, &m->sleep_room, &ep->tx_sleeper, &ep->tx_seq, w, seq);
 
-		/* W4: nobody could wake us for room. */
-		if (XVM_SLEEP_WAKER(atomic_load(&m->sleep_room)) == XVM_WAKER_PAD &&
-		    !xvm_tx_pad_wakes(s)) {
+		bool fin = atomic_load(&ep->flags) & XVM_EPF_FIN_SEEN;
+
+		/* W4, S7: nobody could wake us for room, or nobody may be there to do it. */
+		if (fin || (XVM_SLEEP_WAKER(atomic_load(&m->sleep_room)) == XVM_WAKER_PAD &&
+			    !xvm_tx_pad_wakes(s))) {
 			atomic_thread_fence(memory_order_seq_cst);
-			if (!xvm_tx_peek(s) && xvm_tx_leave(s, fd, XVM_R_NO_CONSENT) < 0)
-				b = 5;
+			if (!xvm_tx_peek(s) && xvm_tx_leave(s, fd, XVM_R_NO_CONSENT) < 0) {
+				b = AGAIN_MS;
+				if (fin)
+					xvm_tx_probe(s, fd);
+			}
 		}
 		if (b >= 0)
 			bound = b;
@@ -782,9 +802,9 @@ int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker
 	return bound;
 }
 
-void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w)
+void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w, uint64_t who)
 {
-	uint64_t me = sleeper_name(w), was = me;
+	uint64_t me = sleeper_name(w, who), was = me;
 
 	if (interest & IN_BITS)
 		atomic_compare_exchange_strong(&s->ep->rx_sleeper, &was, 0);
@@ -862,7 +882,7 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
 				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
 	struct xvm_waker *w = NULL;
-	struct pollfd pfd[2];
+	struct pollfd pfd[2] = { { .fd = fd }, { .events = POLLIN } };
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
 	int bound, r, e;
@@ -875,7 +895,7 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 		return 0;
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
-	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : 0);
+	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
 	if (xvm_sock_peek(s, what)) {
 		r = 0;
 		goto out;
@@ -888,12 +908,8 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 		ts.tv_sec = (time_t)(now / 1000000000);
 		ts.tv_nsec = (long)(now % 1000000000);
 	}
-	pfd[0].fd = fd;
 	pfd[0].events = (short)xvm_sock_kmask(s, what);
-	pfd[0].revents = 0;
 	pfd[1].fd = w ? w->fd : -1;
-	pfd[1].events = POLLIN;
-	pfd[1].revents = 0;
 	XVM_COUNT(sleeps);
 	r = REAL(ppoll)(pfd, 2, end ? &ts : NULL, NULL);
 	e = errno;
@@ -914,12 +930,14 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
 		if (pfd[1].revents)
 			xvm_waker_drain(w);
-		/* Input that a sender does not take: pads; the receiving side sees to them. */
-		if (what == EPOLLOUT && (pfd[0].revents & POLLIN))
-			xvm_rx_ready(s, fd, EPOLLIN);
 	}
 out:
-	xvm_sock_disarm(s, what, w);
+	xvm_sock_disarm(s, what, w, xvm_lock_tid());
+	if (r == 0 && xvm_fdtab_peek(fd) != &s->file)
+		r = -EBADF;
+	/* Input that a sender does not take: pads; the receiving side sees to them. */
+	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN))
+		xvm_rx_ready(s, fd, EPOLLIN);
 	if (w)
 		xvm_waker_put(w);
 	xvm_link_poll();

@@ -26,6 +26,7 @@ struct xvm_sock {
 	uint32_t slot, gen; /* of ep; offers are known by them */
 	_Atomic uint32_t paired; /* 1: mine and peer are mapped in this process */
 	bool inherited; /* paired before a fork: only the pad may wake us here */
+	bool fork_on, fork_counted; /* how it was counted before the last fork */
 	bool last;	/* this process was the last holder: the endpoint goes with the socket */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
@@ -70,12 +71,13 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest);
 
 /*
  * Rule W1: about to sleep for interest (EPOLLIN: data, EPOLLOUT: room), to be woken by w with
- * number seq, or by pad if w is NULL or cannot serve (W3). The caller looks again
+ * number seq, or by pad if w is NULL or cannot serve (W3); without w, seq is who sleeps: a number
+ * that no other thread or epoll of the process has, the same to disarm. The caller looks again
  * (xvm_sock_poll or peek) before it sleeps, and disarms with the same w afterwards.
  * Returns the number of ms that the sleep may last at most, -1 for no bound (W4).
  */
 int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq);
-void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w);
+void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w, uint64_t who);
 
 /* Counters that move whenever new input (or end of input), or new room, has come: for edges. */
 struct xvm_edge {

@@ -43,6 +43,8 @@ void xvm_rx_room(struct xvm_sock *s, int fd);
 
 /* Rule S3, if it may be. 0, or -EAGAIN. With tx_lock not held. */
 int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why);
+/* A pad, to find out whether anybody is there (S7). */
+int xvm_tx_probe(struct xvm_sock *s, int fd);
 /* shutdown(SHUT_WR) of a paired socket, before the kernel's. */
 void xvm_tx_shutdown(struct xvm_sock *s, int fd);
 /* Can the peer wake us for room by pad (W4)? */
@@ -63,6 +65,24 @@ int xvm_sock_broken(struct xvm_sock *s, int fd);
  * -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
 int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
 
+/* Empty buffers at the head would make the kernel's 0 look like an end. */
+static inline void xvm_io_trim(struct xvm_io *io)
+{
+	while (io->left && io->iov[0].iov_len == io->off) {
+		io->iov++;
+		io->iovcnt--;
+		io->off = 0;
+	}
+}
+
+/*
+ * io.c: a call on fd. The socket, if it is paired and the call ours to make; to be put. Else the call
+ * is the kernel's: in *counted what is to be given to unclaim afterwards, with the call's
+ * result, which it returns (rules R1, S2).
+ */
+struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted);
+ssize_t xvm_io_unclaim(struct xvm_sock *counted, bool rx, ssize_t result);
+
 static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
 {
 	size_t total = n;
@@ -80,6 +100,7 @@ static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
 		io->iovcnt--;
 		io->off = 0;
 	}
+	xvm_io_trim(io);
 	return total;
 }
 

@@ -64,7 +64,7 @@ static int send_pad(int fd)
 
 	if (!xvm_conf.sandboxed)
 		r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-	else if (REAL(poll)(&pfd, 1, 0) > 0)
+	else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) /* or it may be SIGPIPE */
 		r = REAL(write)(fd, "", 1);
 	else
 		return -EAGAIN;
@@ -77,16 +77,23 @@ static int pad_locked(struct xvm_sock *s, int fd)
 	struct xvm_shm_ep *ep = s->ep;
 	int r;
 
-	if (atomic_load(&s->peer.shm->rx_closed))
-		return -EPIPE;
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
+	/* S4, S6: counted before the look; pairs with xvm_rx_finish(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load(&s->peer.shm->rx_closed)) {
+		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
+		return -EPIPE;
+	}
+	ep->tx_busy = 1;
 	r = send_pad(fd);
 	if (r == 0) {
 		ep->tx_tcp_put++;
+		ep->tx_busy = 0;
 		ep->tx_pads++;
 		XVM_COUNT(pads_sent);
 		return 0;
 	}
+	ep->tx_busy = 0;
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		ep->rx_kcheck = 1;
@@ -108,6 +115,8 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	return 0;
 }
 
+static void recount_locked(struct xvm_sock *s, int fd);
+
 static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -115,16 +124,19 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 
 	if (!(ep->tx_epoch & 1))
 		return 0;
+	recount_locked(s, fd);
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
 	ep->tx_tcp_put++;
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
+	ep->tx_busy = 1;
 	ep->tx_pad_owed = 1;
 	ep->tx_epoch++;
 	/* Pairs with the acquire in settle_locked(): the boundary is there before the epoch. */
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
+	ep->tx_busy = 0;
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
 	owed_locked(s, fd);
@@ -140,8 +152,11 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	uint64_t pos;
 	int r;
 
-	if (xvm_conf.sandboxed || (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT)) || ep->tx_pad_owed)
+	/* S7: after the peer's FIN it could not wait for room. */
+	if (xvm_conf.sandboxed || ep->tx_pad_owed ||
+	    (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT | XVM_EPF_FIN_SEEN)))
 		return false;
+	recount_locked(s, fd);
 	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 		return false;
 	if (!atomic_load(&p->consent) ||
@@ -168,12 +183,31 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
+	ep->tx_busy = 1;
 	ep->tx_epoch++;
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
+	ep->tx_busy = 0;
 	atomic_store(&ep->reason, XVM_R_NONE);
 	XVM_COUNT(enters);
 	xvm_epoll_changed(s);
 	return true;
+}
+
+/* As in rx.c: the lock's holder was killed inside the kernel, or just after. */
+static void recount_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t pos;
+
+	if (!ep->tx_busy)
+		return;
+	ep->tx_epoch = atomic_load(&s->mine.shm->epoch);
+	if ((atomic_load(&ep->flags) & XVM_EPF_TX_POS) && position(ep, fd, &pos) == 0) {
+		ep->tx_tcp_put = pos;
+		if (ep->tx_epoch & 1)
+			atomic_store(&s->mine.shm->tcp_put, pos);
+	}
+	ep->tx_busy = 0;
 }
 
 /* One kernel send, never waiting. */
@@ -194,7 +228,7 @@ static ssize_t kernel_send(int fd, struct xvm_io *io)
 		r = REAL(write)(fd, (char *)io->iov[0].iov_base + io->off, n < 4096 ? n : 4096);
 		return r < 0 ? -errno : r;
 	}
-	if (io->off == 0 && io->msg) {
+	if (io->msg && io->iov == io->msg->msg_iov && !io->off) {
 		r = REAL(sendmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
 	}
@@ -267,6 +301,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	ssize_t r;
 	size_t n;
 
+	recount_locked(s, fd);
 	r = owed_locked(s, fd);
 	if (r < 0)
 		return r == -EPIPE || r == -ECONNRESET ? kernel_send(fd, io) : r;
@@ -285,9 +320,12 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 			return -EAGAIN;
 	}
 	if (!(ep->tx_epoch & 1) && !enter_locked(s, fd)) {
+		ep->tx_busy = 1;
 		r = kernel_send(fd, io);
-		if (r > 0) {
+		if (r > 0)
 			ep->tx_tcp_put += (uint64_t)r;
+		ep->tx_busy = 0;
+		if (r > 0) {
 			atomic_fetch_add_explicit(&ep->n_tx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
 		return r;
@@ -355,6 +393,7 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	if (io->left == 0)
 		return 0;
 	xvm_rx_consent(s, fd);
+	xvm_io_trim(io);
 	for (;;) {
 		r = xvm_lock(&ep->tx_lock);
 		if (r < 0)
@@ -393,11 +432,22 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 		return;
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
-		pad_locked(s, fd);
-		atomic_store_explicit(rung, word, memory_order_relaxed);
+		/* No room for a pad: the peer has bytes to read, or will be asked again. */
+		if (pad_locked(s, fd) != -EAGAIN)
+			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
 	if (!locked)
 		xvm_unlock(&s->ep->tx_lock);
+}
+
+int xvm_tx_probe(struct xvm_sock *s, int fd)
+{
+	if (xvm_lock(&s->ep->tx_lock) < 0)
+		return -EAGAIN;
+	if (s->ep->tx_epoch & 1)
+		pad_locked(s, fd);
+	xvm_unlock(&s->ep->tx_lock);
+	return 0;
 }
 
 bool xvm_tx_pad_wakes(struct xvm_sock *s)

@@ -403,7 +403,7 @@ static int arm(struct pset *p)
 
 	/* An inherited socket sleeps by pad; but its own changes may ring an eventfd. */
 	p->w = p->no_waker || xvm_conf.sandboxed ? NULL : xvm_waker_get();
-	seq = p->w ? xvm_waker_next(p->w) : 0;
+	seq = p->w ? xvm_waker_next(p->w) : xvm_lock_tid();
 	p->k[p->n] = (struct pollfd){.fd = p->w ? p->w->fd : -1, .events = POLLIN};
 	announce(p, true);
 	for (unsigned i = 0; i < p->nslots; i++) {

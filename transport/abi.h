@@ -163,23 +163,25 @@ struct xvm_shm_ep {
 	_Atomic uint32_t final;	 /* 1: the last holder has closed it, and gives the slot back */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
-	uint32_t rx_kcheck;   /* the kernel has something to say (FIN, RST, pads) */
+	uint16_t rx_kcheck;   /* the kernel has something to say (FIN, RST, pads) */
+	uint16_t rx_busy;     /* rx_tcp_got is about to change: its holder is in the kernel */
 	uint64_t rx_tcp_got;  /* TCP position: bytes taken from the kernel, pads included */
 	uint64_t rx_pads;     /* pads among them */
 	uint64_t rx_epoch;    /* = mine->reached */
 	uint64_t rx_tail;     /* = mine->tail */
-	uint64_t rx_seq;      /* sleeps of the data word armed by pad */
+	_Atomic uint64_t rx_seq; /* sleeps of the data word armed by pad */
 	_Atomic uint64_t rx_sleeper; /* waker that sleeps for data now; 0 none */
 	uint32_t rx_eof;      /* XVM_EOF_*: what the kernel said at the end */
 	int32_t rx_err;	      /* errno that came with it */
 
 	alignas(XVM_LINE) struct xvm_shm_lock tx_lock;
-	uint32_t tx_pad_owed; /* the pad that ends the ring phase is still to be sent */
+	uint16_t tx_pad_owed; /* the pad that ends the ring phase is still to be sent */
+	uint16_t tx_busy;     /* tx_tcp_put is about to change: its holder is in the kernel */
 	uint64_t tx_tcp_put;  /* TCP position: bytes given to the kernel, pads included */
 	uint64_t tx_pads;     /* pads among them */
 	uint64_t tx_epoch;    /* = mine->epoch */
 	uint64_t tx_head;     /* = mine->head */
-	uint64_t tx_seq;      /* sleeps of the room word armed by pad */
+	_Atomic uint64_t tx_seq; /* sleeps of the room word armed by pad */
 	_Atomic uint64_t tx_sleeper; /* waker that sleeps for room now; 0 none */
 	_Atomic uint64_t tx_full;    /* sends that found no room: each makes an edge of the next room */
 
