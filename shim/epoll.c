@@ -269,6 +269,28 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 	}
 }
 
+bool xvm_epoll_release(struct xvm_sock *s)
+{
+	struct xvm_epoll *e = xvm_epset_of(s, -1);
+	bool released = false;
+	struct xvm_reg *r;
+
+	if (!e)
+		return false;
+	if (xvm_lock(&e->lock) == 0) {
+		xvm_epset_settle(e);
+		r = e->broken || atomic_load(&e->sleepers) ? NULL : xvm_epset_reg_of(e, s, -1);
+		if (r && r->armed) {
+			xvm_epset_disarm(r);
+			xvm_epset_heat(e, r);
+			released = true;
+		}
+		xvm_unlock(&e->lock);
+	}
+	xvm_epset_put(e);
+	return released;
+}
+
 struct tracked {
 	struct xvm_sock *s;
 	int fd;

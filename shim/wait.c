@@ -415,6 +415,9 @@ static int arm(struct pset *p)
 		if (!sl->armed)
 			continue;
 		b = xvm_sock_arm(sl->s, p->fds[sl->i].fd, sl->armed, p->w, seq);
+		/* W3: the word is another's. An epoll in which nobody sleeps has no need of it. */
+		if (b >= 0 && xvm_epoll_release(sl->s))
+			b = xvm_sock_arm(sl->s, p->fds[sl->i].fd, sl->armed, p->w, seq);
 		if (b < 0 && !p->w && (sl->armed & EPOLLOUT))
 			b = 5; /* nobody could tell us that the direction has left the ring */
 		if (b >= 0 && (bound < 0 || b < bound))
