@@ -79,9 +79,8 @@ connection none fd77::50
 step "an address in two namespaces"
 connection none
 add_ns d 10.77.0.5 fd77::5
-ip -n d link add dummy0 type dummy
-ip -n d link set dummy0 up
-ip -n d addr add "$B4/32" dev dummy0
+
+ip -n d addr add "$B4/32" dev lo
 inhabit d
 d=$INHABITANT
 # It lives twice now: 1, as it cannot be said where.
@@ -90,7 +89,7 @@ connection ambiguous
 resident "$B6" 0
 connection none "$B6"
 step "and in one again"
-ip -n d addr del "$B4/32" dev dummy0
+ip -n d addr del "$B4/32" dev lo
 resident "$B4" 0
 connection none
 
