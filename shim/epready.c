@@ -104,7 +104,8 @@ uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
 	fin = (kernel & EPOLLRDHUP) &&
 	      !(atomic_fetch_or(&r->sock->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN);
-	/* A pad was acted on: it has to be armed anew. Disarmed first, or the pad is kept for us (W6). */
+	/* A pad was acted on: it has to be armed anew. Disarmed first, or the pad is kept for us
+	 * (W6). */
 	xvm_epset_disarm(r);
 	xvm_epset_heat(e, r);
 	now = xvm_sock_edge(r->sock);
