@@ -132,6 +132,17 @@ void xvm_daemon_listen(struct xvm_daemon *d, int fd)
 	ev_io_start(d->loop, &d->listen_io);
 }
 
+/* Clients look at their sockets only when there is mail: have them find theirs closed, so that
+ * they try to reach our successor. */
+static void say_goodbye(struct xvm_daemon *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < XVM_CLIENTS_MAX; i++)
+		if (atomic_load_explicit(&d->table->mail[i], memory_order_relaxed))
+			atomic_fetch_add_explicit(&d->table->mail[i], 1, memory_order_release);
+}
+
 void xvm_daemon_exit(struct xvm_daemon *d)
 {
 	struct xvm_list *n, *t;
@@ -141,6 +152,7 @@ void xvm_daemon_exit(struct xvm_daemon *d)
 	for (XVM_EACH(n, t, &d->all))
 		xvm_conn_drop(xvm_container(n, struct xvm_conn, in_all), NULL);
 	xvm_conn_reap(d);
+	say_goodbye(d);
 	ev_prepare_stop(d->loop, &d->prepare);
 	xvm_netns_exit(d);
 	xvm_answer_exit(d);
