@@ -103,7 +103,7 @@ static int map_table(int fd, const struct xvm_shm_table **table)
 	if (st.st_size < (off_t)sizeof(*t))
 		return -EPROTO;
 	ret = xvm_sys(SYS_mmap, 0, sizeof(*t), PROT_READ, MAP_SHARED, fd);
-	if (ret < 0 && ret > -4096)
+	if ((unsigned long)ret > -4096ul)
 		return (int)ret;
 	t = (const struct xvm_shm_table *)ret;
 	if (t->magic != XVM_TABLE_MAGIC || t->version != XVM_ABI_VERSION || t->size != sizeof(*t)) {
