@@ -19,6 +19,13 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd);
 /* One of our own descriptors has another number now. */
 void xvm_epoll_moved(int fd, int to);
 
+/* fd, just tracked, may have been registered before it was connected. */
+void xvm_epoll_tracked(struct xvm_sock *s, int fd);
+
+/* Somebody else is about to sleep for s: an epoll with nobody in it gives up the sleep word, which
+ * a cold socket keeps, and has it armed anew when it is waited in. True if it had it. */
+bool xvm_epoll_release(struct xvm_sock *s);
+
 /* In the child of a fork: locks that other threads held are free, wakers are not shared. */
 void xvm_epoll_forked(void);
 

@@ -220,13 +220,6 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e);
 int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
 
-/* Somebody else is about to sleep for s: an epoll with nobody in it gives up the sleep word, which
- * a cold socket keeps, and has it armed anew when it is waited in. True if it had it. */
-bool xvm_epoll_release(struct xvm_sock *s);
-
-/* fd, just tracked, may have been registered before it was connected. To be called by who tracks.
- */
-void xvm_epoll_tracked(struct xvm_sock *s, int fd);
 
 /* wait.c: those that sleep in poll or select with s look again. */
 void xvm_wait_changed(struct xvm_sock *s);

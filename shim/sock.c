@@ -149,6 +149,8 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	atomic_store(&s->file.kind, XVM_FILE_SOCK);
 	XVM_COUNT(connections);
 	xvm_fdtab_set(fd, &s->file);
+	if (role != XVM_ROLE_PASSIVE) /* it may be in an epoll since before it was connected */
+		xvm_epoll_tracked(s, fd);
 }
 
 bool xvm_sock_unmapped(struct xvm_shm_ep *ep)
@@ -668,17 +670,20 @@ void xvm_sock_forked(void)
 #define IN_BITS (EPOLLIN | EPOLLRDNORM)
 #define OUT_BITS (EPOLLOUT | EPOLLWRNORM)
 
+void xvm_sock_publish(struct xvm_sock *s)
+{
+	struct xvm_shm_half *m = s->mine.shm;
+	uint64_t mask = atomic_load_explicit(&s->proc->mask, memory_order_relaxed);
+
+	if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
+		atomic_store(&m->have_wakers, mask);
+}
+
 static void obey(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *m = s->mine.shm;
 
-	if (s->proc) {
-		uint64_t mask = atomic_load_explicit(&s->proc->mask, memory_order_relaxed);
-
-		if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
-			atomic_store(&m->have_wakers, mask);
-	}
+	xvm_sock_publish(s);
 	xvm_tx_enter(s, fd);
 	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
 	    (!atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
@@ -900,6 +905,8 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 		r = 0;
 		goto out;
 	}
+	if (bound == AGAIN_MS)
+		xvm_epoll_release(s);
 	start = xvm_now_ns();
 	if (bound >= 0 && (!end || end > start + (uint64_t)bound * 1000000))
 		end = start + (uint64_t)bound * 1000000;

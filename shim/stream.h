@@ -22,6 +22,9 @@ struct xvm_io {
 ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io);
 ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io);
 
+/* Tell the peer which of its eventfds we have. */
+void xvm_sock_publish(struct xvm_sock *s);
+
 /* Readiness from shared memory alone. */
 bool xvm_rx_peek(struct xvm_sock *s);
 bool xvm_tx_peek(struct xvm_sock *s);

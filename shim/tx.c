@@ -350,12 +350,16 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		return kernel_send(fd, io);
 	}
 	n = s->mine.ring_size - (size_t)used;
-	if (n == 0) {
+	if (n < io->left) {
+		/* As after a short send on TCP, room that comes is an edge. */
 		atomic_fetch_add_explicit(&ep->tx_full, 1, memory_order_relaxed);
-		return -EAGAIN;
-	}
-	if (n > io->left)
+		if ((io->flags & MSG_DONTWAIT) || (atomic_load(&ep->flags) & XVM_EPF_NONBLOCK))
+			xvm_epoll_changed(s);
+		if (n == 0)
+			return -EAGAIN;
+	} else {
 		n = io->left;
+	}
 	copy_in(s, io, ep->tx_head, n);
 	ep->tx_head += n;
 	atomic_store_explicit(&ep->n_tx_ring, ep->tx_head, memory_order_relaxed);
@@ -392,6 +396,8 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
 	if (io->left == 0)
 		return 0;
+	xvm_link_poll();
+	xvm_sock_publish(s);
 	xvm_rx_consent(s, fd);
 	xvm_io_trim(io);
 	for (;;) {

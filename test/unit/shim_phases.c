@@ -29,6 +29,13 @@ uint32_t xvm_link_id;
 void xvm_epoll_changed(struct xvm_sock *s)
 {
 }
+void xvm_epoll_tracked(struct xvm_sock *sock, int f)
+{
+}
+bool xvm_epoll_release(struct xvm_sock *sock)
+{
+	return false;
+}
 void xvm_epoll_closing(struct xvm_sock *s, int fd)
 {
 }
