@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,8 @@ extern __typeof__(sendmmsg) __sendmmsg;
 extern __typeof__(fcntl) __fcntl;
 int fcntl64(int fd, int cmd, ...);
 ssize_t sendfile64(int out, int in, off64_t *off, size_t n);
+int __dprintf_chk(int fd, int flag, const char *fmt, ...);
+int __vdprintf_chk(int fd, int flag, const char *fmt, va_list ap);
 void __chk_fail(void) __attribute__((noreturn));
 
 #endif

@@ -156,6 +156,56 @@ XVM_WRAP FILE *fdopen(int fd, const char *mode)
 	return f;
 }
 
+/* libc writes these itself. */
+XVM_WRAP int vdprintf(int fd, const char *fmt, va_list ap)
+{
+	char *s;
+	int n;
+
+	if (!xvm_fdtab_peek(fd))
+		return REAL(vdprintf)(fd, fmt, ap);
+	n = vasprintf(&s, fmt, ap);
+	for (int done = 0; done < n;) {
+		ssize_t r = write(fd, s + done, (size_t)(n - done));
+
+		if (r < 0) {
+			n = -1;
+			break;
+		}
+		done += (int)r;
+	}
+	if (n >= 0 || errno != ENOMEM)
+		free(s);
+	return n;
+}
+
+XVM_WRAP int dprintf(int fd, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vdprintf(fd, fmt, ap);
+	va_end(ap);
+	return n;
+}
+
+XVM_WRAP int __vdprintf_chk(int fd, int flag, const char *fmt, va_list ap)
+{
+	return xvm_fdtab_peek(fd) ? vdprintf(fd, fmt, ap) : REAL(__vdprintf_chk)(fd, flag, fmt, ap);
+}
+
+XVM_WRAP int __dprintf_chk(int fd, int flag, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = __vdprintf_chk(fd, flag, fmt, ap);
+	va_end(ap);
+	return n;
+}
+
 /* Closes a descriptor that was given to fdopen() without calling close(). */
 XVM_WRAP int fclose(FILE *f)
 {
@@ -225,6 +275,10 @@ XVM_WRAP long syscall(long nr, ...)
 		return dup3((int)a, (int)b, (int)c);
 	case SYS_seccomp:
 		xvm_sandbox();
+		break;
+	case SYS_io_uring_setup: /* it would use sockets past all wrappers */
+		xvm_conf.io_uring = true;
+		xvm_sock_all_never(XVM_R_UNSUPPORTED);
 		break;
 	}
 	return REAL(syscall)(nr, a, b, c, d, e, f);

@@ -12,8 +12,10 @@
 #include "transport/lock.h"
 #include "transport/sys.h"
 
-#define HELLO_MS 1000	  /* how long a welcome may take */
-#define RETRY_NS 1000000000ull
+#define HELLO_MS 100 /* how long a welcome may take: a stopped daemon must not stop programs */
+#define RETRY_NS 1000000000ull /* doubled with each failure in a row */
+#define RETRY_MAX 6
+#define LOOK_NS 100000000ull
 #define VAIN_LOOKS 1000	  /* for a message that was announced and does not come */
 #define FD_BASE 900	  /* our own descriptors are moved up to here, if the limit allows */
 
@@ -25,6 +27,7 @@ static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
 static uint64_t next_try;
+static unsigned failures; /* to say hello, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
 static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
 
@@ -131,7 +134,9 @@ static void down(enum xvm_reason why)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
 	why_down = why;
-	next_try = xvm_now_ns() + RETRY_NS;
+	next_try = xvm_now_ns() + (RETRY_NS << failures);
+	if (failures < RETRY_MAX)
+		failures++;
 }
 
 static int tell_waker(struct xvm_waker *w)
@@ -167,6 +172,7 @@ static void up_locked(void)
 	__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[id]), __ATOMIC_RELAXED);
 	atomic_store(&xvm_link_table, t);
 	why_down = XVM_R_NONE;
+	failures = 0;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		if (atomic_load(&wakers[i]))
 			tell_waker(atomic_load(&wakers[i]));
@@ -187,6 +193,28 @@ enum xvm_reason xvm_link_up(void)
 	why = sock >= 0 ? XVM_R_NONE : why_down;
 	xvm_unlock(&lock);
 	return why;
+}
+
+bool xvm_link_lost(void)
+{
+	static uint64_t next_look;
+	bool lost = false;
+	char c;
+	long r;
+
+	if (xvm_trylock(&lock) < 0)
+		return false;
+	if (sock >= 0 && xvm_now_ns() >= next_look) {
+		next_look = xvm_now_ns() + LOOK_NS;
+		r = xvm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
+		lost = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
+		if (lost) {
+			down(XVM_R_NO_DAEMON);
+			next_try = 0;
+		}
+	}
+	xvm_unlock(&lock);
+	return lost;
 }
 
 static int tell(struct xvm_msg *m, const int *fds, int n)

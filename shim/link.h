@@ -28,6 +28,10 @@ extern _Atomic(const struct xvm_shm_table *) xvm_link_table;
  * enum xvm_reason that stands against it. */
 enum xvm_reason xvm_link_up(void);
 
+/* Has the daemon died since the table was last changed? Then a new one may be asked (xvm_link_up).
+ * Looks at most ten times a second. */
+bool xvm_link_lost(void);
+
 /* Handle what xvmd has sent; cheap where it has sent nothing. */
 void xvm_link_handle(void);
 extern uint64_t xvm_link_seen;

@@ -126,14 +126,102 @@ bool xvm_is_tcp(int fd)
 	       v == IPPROTO_TCP;
 }
 
+static bool same_cookie(int a, int b)
+{
+	uint64_t x = 0, y = 1;
+	socklen_t len = sizeof(x);
+
+	return xvm_sys6(SYS_getsockopt, a, SOL_SOCKET, SO_COOKIE, (long)&x, (long)&len, 0) == 0 &&
+	       xvm_sys6(SYS_getsockopt, b, SOL_SOCKET, SO_COOKIE, (long)&y, (long)&len, 0) == 0 &&
+	       x == y;
+}
+
 void xvm_adopt(int fd)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof(sa);
 
-	if (!xvm_fdtab_peek(fd) && xvm_is_tcp(fd) &&
-	    xvm_sys6(SYS_getpeername, fd, (long)&sa, (long)&len, 0, 0, 0) == 0)
-		xvm_sock_track(fd, XVM_ROLE_UNKNOWN);
+	if (xvm_fdtab_peek(fd) || !xvm_is_tcp(fd) ||
+	    xvm_sys6(SYS_getpeername, fd, (long)&sa, (long)&len, 0, 0, 0) < 0)
+		return;
+	/* Two descriptors of one open file are one socket. */
+	for (int other = 0; other < INHERITED; other++) {
+		if (other != fd && xvm_fdtab_peek(other) && same_cookie(fd, other)) {
+			xvm_fdtab_dup(other, fd);
+			return;
+		}
+	}
+	xvm_sock_track(fd, XVM_ROLE_UNKNOWN);
+}
+
+/* ino of a descriptor's socket as /proc names it: "socket:[123]". */
+static bool socket_name(int dir, const char *name, char out[32])
+{
+	long n = xvm_sys6(SYS_readlinkat, dir, (long)name, (long)out, 31, 0, 0);
+
+	if (n <= 8 || memcmp(out, "socket:[", 8))
+		return false;
+	out[n] = 0;
+	return true;
+}
+
+/* Calls fn for each entry of an open directory that is a number, until it says true. */
+static bool each_number(int dir, bool (*fn)(int dir, const char *name, void *arg), void *arg)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	long n;
+
+	while ((n = xvm_sys6(SYS_getdents64, dir, (long)buf, sizeof(buf), 0, 0, 0)) > 0) {
+		for (long o = 0; o < n; o += *(unsigned short *)(buf + o + 16)) {
+			const char *name = buf + o + 19;
+
+			if (isdigit((unsigned char)*name) && fn(dir, name, arg))
+				return true;
+		}
+	}
+	return false;
+}
+
+static bool same_socket(int dir, const char *name, void *arg)
+{
+	char link[32];
+
+	return socket_name(dir, name, link) && !strcmp(link, arg);
+}
+
+static bool process_has(int dir, const char *name, void *arg)
+{
+	char path[32];
+	bool has;
+	long fd;
+
+	if (atoi(name) == xvm_pid())
+		return false;
+	snprintf(path, sizeof(path), "%s/fd", name);
+	fd = xvm_sys6(SYS_openat, dir, (long)path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0, 0);
+	if (fd < 0)
+		return false;
+	has = each_number((int)fd, same_socket, arg);
+	xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+	return has;
+}
+
+bool xvm_held_elsewhere(int fd)
+{
+	char self[32], link[32];
+	bool held;
+	long proc;
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	if (!socket_name(AT_FDCWD, self, link))
+		return true;
+	proc = xvm_sys6(SYS_openat, AT_FDCWD, (long)"/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0,
+			0);
+	if (proc < 0)
+		return true;
+	held = each_number((int)proc, process_has, link);
+	xvm_sys6(SYS_close, proc, 0, 0, 0, 0, 0);
+	return held;
 }
 
 bool xvm_init(void)

@@ -8,6 +8,7 @@
 
 struct xvm_conf {
 	bool disabled;	     /* XVM_DISABLE, or what we need is not to be had */
+	bool io_uring;	     /* the process uses io_uring: nothing is offered */
 	bool sandboxed;	     /* a system call filter is in force */
 	uint32_t ring_size;  /* XVM_RING_SIZE, bytes */
 	uint32_t spin_us;    /* XVM_SPIN_US */
@@ -26,6 +27,8 @@ int xvm_pid(void); /* of the process whose memory this is */
 
 /* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */
 bool xvm_is_tcp(int fd);
+/* Does another process hold this socket too? As far as /proc tells. */
+bool xvm_held_elsewhere(int fd);
 void xvm_adopt(int fd);
 /* From now on only system calls that the application makes too: read, write, poll. */
 void xvm_sandbox(void);

@@ -279,16 +279,14 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 			continue;
 		}
 		if (epoch == ep->rx_epoch) {
-			end = s->peer_head;
-			if ((int64_t)(end - ep->rx_tail) <= 0)
-				end = atomic_load_explicit(&p->head, memory_order_acquire);
+			/* Not a remembered one: what an edge has told of must be read in full. */
+			end = atomic_load_explicit(&p->head, memory_order_acquire);
 		} else {
 			end = atomic_load_explicit(&p->bnd_ring, memory_order_relaxed);
 		}
 		*avail = end - ep->rx_tail;
 		if (*avail > s->peer.ring_size)
 			return xvm_sock_broken(s, fd);
-		s->peer_head = end;
 		if (*avail || epoch == ep->rx_epoch)
 			return 0;
 		/* R4: drained, and the sender has left. Pads up to the boundary, then TCP. */
@@ -387,9 +385,11 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 	}
 }
 
-static ssize_t end_locked(struct xvm_sock *s)
+static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 {
 	int err = s->ep->rx_err;
+
+	nothing_else(io);
 
 	if (err && err != EPIPE) {
 		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
@@ -397,6 +397,19 @@ static ssize_t end_locked(struct xvm_sock *s)
 		return -err;
 	}
 	return 0;
+}
+
+/* A peek that has reached the boundary goes on in the ring, n bytes into the call's buffer. */
+static size_t peek_ring(struct xvm_sock *s, const struct xvm_io *io, size_t n)
+{
+	struct xvm_io rest = *io;
+	uint64_t avail = atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) -
+			 s->ep->rx_tail;
+
+	xvm_io_advance(&rest, n);
+	if (!rest.left || avail > s->peer.ring_size)
+		return 0;
+	return copy_out(s, &rest, s->ep->rx_tail, avail);
 }
 
 /* Bytes taken (or peeked), 0 at the end, -EAGAIN where there is nothing now. */
@@ -436,7 +449,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if (fin && fin == ep->rx_tail + 1 && atomic_load(&p->epoch) == epoch)
 				eof_locked(s);
 			if (ep->rx_eof || ep->rx_err)
-				return end_locked(s);
+				return end_locked(s, io);
 			if (atomic_load(&p->epoch) != epoch)
 				return -EAGAIN; /* left; the pad is under way */
 			if (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_RX_SHUT)
@@ -448,7 +461,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			return -EAGAIN;
 		}
 		if (ep->rx_err)
-			return end_locked(s);
+			return end_locked(s, io);
 		limit = UINT64_MAX;
 		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
@@ -480,6 +493,9 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 					reach_locked(s, epoch + 1);
 				}
 				r -= (ssize_t)over;
+				if ((io->flags & MSG_PEEK) && r > 0 &&
+				    ep->rx_tcp_got + (uint64_t)r == bnd)
+					r += (ssize_t)peek_ring(s, io, (size_t)r);
 				if (r == 0) {
 					if ((io->flags & MSG_PEEK) && bnd != ep->rx_tcp_got)
 						return xvm_sock_broken(s, fd);
@@ -507,7 +523,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			eof_locked(s);
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
 			error_locked(s, (int)-r);
-			return end_locked(s);
+			return end_locked(s, io);
 		}
 		return r;
 	}
@@ -561,7 +577,25 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (r < 0)
 			break;
 	}
+	/* An error that came after bytes is the next call's to tell. */
+	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF)
+		ep->rx_err = (int32_t)-r;
 	return done ? done : r;
+}
+
+int xvm_rx_error(struct xvm_sock *s)
+{
+	int err = 0;
+
+	if (!xvm_sock_on(s) || xvm_lock(&s->ep->rx_lock) < 0)
+		return 0;
+	if (s->ep->rx_err && s->ep->rx_err != EPIPE) {
+		err = s->ep->rx_err;
+		s->ep->rx_err = EPIPE;
+		eof_locked(s);
+	}
+	xvm_unlock(&s->ep->rx_lock);
+	return err;
 }
 
 void xvm_rx_room(struct xvm_sock *s, int fd)
@@ -668,23 +702,27 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 		if (epoch != ep->rx_epoch) {
 			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
 
-			if (avail > left)
-				avail = left;
+			if (avail >= left) {
+				uint64_t more = atomic_load(&s->peer.shm->head) - ep->rx_tail;
+
+				avail = left + (more <= s->peer.ring_size ? more : 0);
+			}
 		}
 	}
 	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
 }
 
-void xvm_rx_tidy(struct xvm_sock *s, int fd)
+bool xvm_rx_tidy(struct xvm_sock *s, int fd)
 {
-	uint64_t avail;
+	uint64_t avail = 0;
 
 	if (xvm_lock(&s->ep->rx_lock) < 0)
-		return;
+		return false;
 	if (settle_locked(s, fd, &avail) == 0 && (s->ep->rx_epoch & 1))
 		ask_kernel_locked(s, fd);
 	xvm_unlock(&s->ep->rx_lock);
+	return avail != 0;
 }
 
 bool xvm_rx_finish(struct xvm_sock *s, int fd)

@@ -31,6 +31,12 @@ XVM_WRAP int connect(int fd, const struct sockaddr *sa, socklen_t len)
 	int r = REAL(connect)(fd, sa, len), e = errno;
 	struct xvm_sock *s;
 
+	if (r == 0 && sa && sa->sa_family == AF_UNSPEC && xvm_fdtab_peek(fd)) {
+		xvm_sock_closing(fd); /* dissolved: as good as closed */
+		xvm_fdtab_clear(fd);
+		return r;
+	}
+
 	if ((r < 0 && e != EINPROGRESS && e != EINTR) || !sa || len < sizeof(sa->sa_family) ||
 	    (sa->sa_family != AF_INET && sa->sa_family != AF_INET6) || !xvm_init())
 		return r;
@@ -115,6 +121,10 @@ XVM_WRAP int shutdown(int fd, int how)
 	}
 	if (how == SHUT_RD || how == SHUT_RDWR)
 		atomic_fetch_or(&s->ep->flags, XVM_EPF_RX_SHUT);
+	/* What comes after both is answered by a reset. */
+	if (xvm_sock_on(s) && (atomic_load(&s->ep->flags) & XVM_EPF_RX_SHUT) &&
+	    (atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT))
+		atomic_store(&s->mine.shm->rx_closed, 1);
 	r = REAL(shutdown)(fd, how);
 	xvm_sock_put(s);
 	return r;
@@ -186,6 +196,9 @@ XVM_WRAP int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 	own = shadow(s, level, name);
 	if (r == 0 && own && *len >= sizeof(int))
 		*(int *)val = (int)atomic_load(own);
+	if (r == 0 && level == SOL_SOCKET && name == SO_ERROR && *len >= sizeof(int) &&
+	    *(int *)val == 0)
+		*(int *)val = xvm_rx_error(s);
 	xvm_sock_put(s);
 	return r;
 }

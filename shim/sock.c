@@ -60,7 +60,7 @@ static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
 
 		if (pid == 0 || pid == me)
 			continue;
-		if (xvm_sys6(SYS_kill, pid, 0, 0, 0, 0, 0) == -ESRCH) {
+		if (xvm_lock_dead((uint32_t)pid)) {
 			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
 			continue;
 		}
@@ -136,6 +136,7 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	atomic_store(&s->paired, 0);
 	memset((char *)s + offsetof(struct xvm_sock, inherited), 0,
 	       sizeof(*s) - offsetof(struct xvm_sock, inherited));
+	s->adopted = role == XVM_ROLE_UNKNOWN;
 	s->ep = ep;
 	s->slot = xvm_arena_slot(xvm_arena, ep);
 	s->gen = atomic_load(&ep->gen);
@@ -228,9 +229,17 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 
 	if (xvm_conf.sandboxed)
 		return XVM_R_SECCOMP;
+	if (xvm_conf.io_uring)
+		return XVM_R_UNSUPPORTED;
 	if (atomic_load(&ep->flags) & (XVM_EPF_TX_SHUT | XVM_EPF_RX_SHUT))
 		return XVM_R_NEW;
 	if (other_holders(ep, false))
+		return XVM_R_SHARED;
+	/* libc and the images to come use these by means that no wrapper sees. */
+	for (int std = 0; std <= 2; std++)
+		if (xvm_fdtab_peek(std) == &s->file)
+			return XVM_R_STDIO;
+	if (s->adopted && xvm_held_elsewhere(fd))
 		return XVM_R_SHARED;
 	if (REAL(syscall)(SYS_getpeername, fd, &sa, &len) < 0 ||
 	    xvm_client_addr((struct sockaddr *)&sa, len, ep->raddr, &ep->rport) < 0)
@@ -247,6 +256,15 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		return XVM_R_NO_DAEMON;
 	s->res_seq = atomic_load(&t->seq);
 	flags = xvm_client_resident(t, ep->raddr);
+	if ((!flags || (flags & XVM_RES_AMBIGUOUS)) && xvm_link_lost()) {
+		/* The table was a dead daemon's. */
+		why = xvm_link_up();
+		t = atomic_load(&xvm_link_table);
+		if (why || !t)
+			return why ? why : XVM_R_NO_DAEMON;
+		s->res_seq = atomic_load(&t->seq);
+		flags = xvm_client_resident(t, ep->raddr);
+	}
 	if (!flags)
 		return XVM_R_NOT_RESIDENT;
 	if (flags & XVM_RES_AMBIGUOUS)
@@ -421,6 +439,13 @@ static bool release(struct xvm_sock *s)
 	return s->last;
 }
 
+static void reset_at_close(int fd)
+{
+	struct linger lg = { .l_onoff = 1, .l_linger = 0 };
+
+	REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
+}
+
 /* xvmd may still have the socket in its queue: the FIN, or the reset, must not wait for it. */
 static void end_now(int fd)
 {
@@ -454,11 +479,8 @@ void xvm_sock_closing(int fd)
 
 		xvm_tx_finish(s, fd);
 		/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
-		if (unread) {
-			struct linger lg = { .l_onoff = 1, .l_linger = 0 };
-
-			REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
-		}
+		if (unread)
+			reset_at_close(fd);
 	} else if (atomic_load(&ep->state) == XVM_EP_OFFERED &&
 		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
 		end_now(fd);
@@ -500,14 +522,12 @@ void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why)
 
 int xvm_sock_broken(struct xvm_sock *s, int fd)
 {
-	struct linger lg = { .l_onoff = 1, .l_linger = 0 };
-
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_NEVER) & XVM_EPF_NEVER)) {
 		XVM_COUNT(broken);
 		xvm_log(1, "fd %d: the peer's half makes no sense: reset\n", fd);
 	}
 	atomic_store(&s->ep->reason, XVM_R_BROKEN);
-	REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
+	reset_at_close(fd);
 	REAL(shutdown)(fd, SHUT_RDWR);
 	if (!s->ep->rx_err)
 		s->ep->rx_err = ECONNRESET; /* told once, and then the end */
@@ -563,7 +583,9 @@ void xvm_sock_exec(int fd)
 		return;
 	fl = REAL(fcntl)(fd, F_GETFD);
 	if (!xvm_sock_on(s)) {
-		xvm_fdtab_clear(fd);
+		/* Still a holder if it stays open: then nobody offers it meanwhile. */
+		if (fl >= 0 && (fl & FD_CLOEXEC))
+			xvm_fdtab_clear(fd);
 	} else if (fl >= 0 && !(fl & FD_CLOEXEC)) {
 		xvm_sock_never(s, XVM_R_EXEC);
 		xvm_tx_leave(s, fd, XVM_R_EXEC);
@@ -571,6 +593,22 @@ void xvm_sock_exec(int fd)
 		let_go(s->ep);
 	}
 	xvm_sock_put(s);
+}
+
+void xvm_sock_all_never(enum xvm_reason why)
+{
+	int hi = atomic_load(&xvm_fdtab_hi);
+
+	for (int fd = 0; fd < hi; fd++) {
+		struct xvm_sock *s = xvm_sock_get(fd);
+
+		if (!s)
+			continue;
+		xvm_sock_never(s, why);
+		if (xvm_sock_on(s))
+			xvm_tx_leave(s, fd, why);
+		xvm_sock_put(s);
+	}
 }
 
 void xvm_sock_exiting(void)
@@ -582,8 +620,8 @@ void xvm_sock_exiting(void)
 
 		if (!s)
 			continue;
-		if (xvm_sock_on(s))
-			xvm_rx_tidy(s, fd);
+		if (xvm_sock_on(s) && xvm_rx_tidy(s, fd) && !other_holders(s->ep, false))
+			reset_at_close(fd);
 		xvm_sock_put(s);
 	}
 }
@@ -700,7 +738,8 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 
 	obey(s, fd);
 	/* Near the end the kernel knows more: errors, and that both directions are shut. */
-	if (!kernel && ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN) ||
+	if (!kernel && ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
+			 (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
 			atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
 	    REAL(poll)(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
@@ -710,6 +749,8 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 		out |= interest & IN_BITS;
 	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
 		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
+	if (*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE)
+		out |= EPOLLERR; /* taken from the kernel, not yet told */
 	out |= (r | kernel) & interest & EPOLLRDHUP;
 	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
 		out |= interest & OUT_BITS;

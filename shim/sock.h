@@ -27,12 +27,12 @@ struct xvm_sock {
 	_Atomic uint32_t paired; /* 1: mine and peer are mapped in this process */
 	bool inherited; /* paired before a fork: only the pad may wake us here */
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
+	bool adopted;	/* came to us open: others may hold it that we know nothing of */
 	bool last;	/* this process was the last holder: the endpoint goes with the socket */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 
-	uint64_t peer_head;		       /* rx_lock: last head seen */
 	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
 	_Atomic(struct xvm_reg *) regs;	       /* epoll.c: registrations of this socket */
@@ -90,6 +90,8 @@ bool xvm_sock_same_cpu(struct xvm_sock *s);
 
 /* Never again on the ring, for this reason: leaves as soon as it may, does not consent. */
 void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why);
+
+void xvm_sock_all_never(enum xvm_reason why);
 
 /* ---- for the rest of the shim ---- */
 

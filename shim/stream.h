@@ -55,8 +55,10 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s);
 /* Wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
-/* Take the pads that are there: the process is about to end. */
-void xvm_rx_tidy(struct xvm_sock *s, int fd);
+/* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none. */
+int xvm_rx_error(struct xvm_sock *s);
+/* Take the pads that are there: the process is about to end. Is input left unread? */
+bool xvm_rx_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
 bool xvm_rx_finish(struct xvm_sock *s, int fd);
 void xvm_tx_finish(struct xvm_sock *s, int fd);

@@ -245,12 +245,19 @@ static ssize_t kernel_send(int fd, struct xvm_io *io)
 	return r < 0 ? -errno : r;
 }
 
+static ssize_t kernel_send_nothing(int fd, struct xvm_io *io)
+{
+	ssize_t r = xvm_conf.sandboxed ? 0 : REAL(send)(fd, "", 0, io->flags | MSG_DONTWAIT);
+
+	return r < 0 ? -errno : 0;
+}
+
 /*
  * S7: unread bytes lie in the ring and the reader does not move, or its end has come. About once a
  * millisecond ask the kernel; after the FIN send a pad, which draws an RST if nobody is
- * there. True: do not use the ring, the kernel has an error for this send.
+ * there. Negative: the kernel has an error for this send; -EPIPE: and a signal.
  */
-static bool deserted_locked(struct xvm_sock *s, int fd)
+static int deserted_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	bool fin = atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN;
@@ -261,20 +268,20 @@ static bool deserted_locked(struct xvm_sock *s, int fd)
 	if (s->stuck_tsc == 0)
 		s->stuck_tsc = fin ? now - TICKS_MS : now;
 	if (now - s->stuck_tsc < TICKS_MS)
-		return false;
+		return 0;
 	s->stuck_tsc = now;
 	if (fin) {
 		r = pad_locked(s, fd);
-		return r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS;
+		return r == -EAGAIN || r == -EINTR || r == -ENOBUFS ? 0 : r;
 	}
 	if (REAL(poll)(&pfd, 1, 0) > 0) {
 		ep->rx_kcheck = 1;
 		if (pfd.revents & POLLRDHUP)
 			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
 		if (pfd.revents & (POLLERR | POLLHUP))
-			return true;
+			return -EPIPE;
 	}
-	return false;
+	return 0;
 }
 
 static void copy_in(struct xvm_sock *s, const struct xvm_io *io, uint64_t pos, size_t n)
@@ -341,13 +348,13 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (tail != s->peer_tail) {
 			s->peer_tail = tail;
 			s->stuck_tsc = 0;
-		} else if (deserted_locked(s, fd)) {
-			return kernel_send(fd, io);
+		} else if ((r = deserted_locked(s, fd)) < 0) {
+			return r == -EPIPE ? kernel_send(fd, io) : r;
 		}
 	} else if (!(atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN)) {
 		s->stuck_tsc = 0;
-	} else if (deserted_locked(s, fd)) {
-		return kernel_send(fd, io);
+	} else if ((r = deserted_locked(s, fd)) < 0) {
+		return r == -EPIPE ? kernel_send(fd, io) : r;
 	}
 	n = s->mine.ring_size - (size_t)used;
 	if (n < io->left) {
@@ -394,8 +401,8 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 
 	if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) || (io->msg && io->msg->msg_controllen))
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
-	if (io->left == 0)
-		return 0;
+	if (io->left == 0) /* none to move, but perhaps an error to tell */
+		return kernel_send_nothing(fd, io);
 	xvm_link_poll();
 	xvm_sock_publish(s);
 	xvm_rx_consent(s, fd);

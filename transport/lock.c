@@ -80,7 +80,7 @@ static bool is_zombie(uint32_t tid)
 	return false;
 }
 
-static bool is_dead(uint32_t tid)
+bool xvm_lock_dead(uint32_t tid)
 {
 	return xvm_sys(SYS_kill, tid, 0) == -ESRCH || is_zombie(tid);
 }
@@ -120,7 +120,7 @@ int xvm_lock_slow(struct xvm_shm_lock *l, uint32_t tid)
 		}
 		/* Shared, not private: forks wait on the same page. */
 		err = xvm_sys(SYS_futex, &l->word, FUTEX_WAIT, v, &ask);
-		if (err != -ETIMEDOUT || !is_dead(v & ~XVM_LOCK_WAITERS))
+		if (err != -ETIMEDOUT || !xvm_lock_dead(v & ~XVM_LOCK_WAITERS))
 			continue;
 		/* What the dead did must be seen in full by its heir: acquire. */
 		if (atomic_compare_exchange_strong_explicit(

@@ -6,11 +6,16 @@
 #ifndef XVM_TRANSPORT_LOCK_H
 #define XVM_TRANSPORT_LOCK_H
 
+#include <stdbool.h>
+
 #include "transport/abi.h"
 
 /* The caller's tid, cached in TLS; xvm_lock_forked() forgets it, in the child of a fork. */
 uint32_t xvm_lock_tid(void);
 void xvm_lock_forked(void);
+
+/* Does no thread or process of that number live? A zombie does not. */
+bool xvm_lock_dead(uint32_t tid);
 
 /* 0; or -EDEADLK where this very thread holds it (a signal handler interrupted it). */
 int xvm_lock_slow(struct xvm_shm_lock *l, uint32_t tid);

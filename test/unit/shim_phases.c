@@ -71,6 +71,14 @@ void xvm_fd_unhide_close(int fd)
 {
 	close(fd);
 }
+bool xvm_held_elsewhere(int f)
+{
+	return false;
+}
+bool xvm_link_lost(void)
+{
+	return false;
+}
 int xvm_pid(void)
 {
 	return getpid();
