@@ -31,7 +31,11 @@ run()
 	c=$!
 	BG[$c]=bench
 	[[ $kind = plain ]] || expect_ring "$c" "$s"
-	wait_for 250 _gone "$c" || fail "redis-benchmark under valgrind does not end"
+	wait_for 150 _gone "$c" || {
+		_show_stuck "$c"
+		_show_stuck "$s"
+		fail "redis-benchmark under valgrind does not end: $(tr "\r" "\n" <"$T/bench.log" | tail -n 3)"
+	}
 	wait "$c" || status=$?
 	unset "BG[$c]"
 	grep -E 'ERROR SUMMARY' "$T/bench.valgrind"
