@@ -186,9 +186,7 @@ static void leaving(int fd)
 
 	if (!s)
 		return;
-	xvm_sock_never(s, XVM_R_SHARED);
-	if (xvm_sock_on(s))
-		xvm_tx_leave(s, fd, XVM_R_SHARED);
+	xvm_hand_over(s, fd, XVM_R_SHARED);
 	xvm_sock_put(s);
 }
 

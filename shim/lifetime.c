@@ -11,7 +11,7 @@
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
-#include "shim/sock.h"
+#include "shim/stream.h"
 #include "transport/sys.h"
 
 extern _Atomic int xvm_fdtab_hi;
@@ -74,6 +74,7 @@ XVM_WRAP int dup(int fd)
 
 static int dup_over(int from, int to, int flags, bool three)
 {
+	struct xvm_sock *s;
 	int r;
 
 	if ((!xvm_fdtab_peek(from) && !xvm_fdtab_peek(to)) || from == to || to < 0 ||
@@ -82,6 +83,10 @@ static int dup_over(int from, int to, int flags, bool three)
 	if (!xvm_fd_vacate(to)) {
 		errno = EBUSY;
 		return -1;
+	}
+	if (to <= 2 && (s = xvm_sock_get(from))) {
+		xvm_hand_over(s, from, XVM_R_STDIO);
+		xvm_sock_put(s);
 	}
 	forget(to);
 	r = three ? REAL(dup3)(from, to, flags) : REAL(dup2)(from, to);
@@ -147,9 +152,8 @@ XVM_WRAP FILE *fdopen(int fd, const char *mode)
 	FILE *f = REAL(fdopen)(fd, mode);
 
 	if (s && f) {
-		xvm_sock_never(s, XVM_R_STDIO);
-		if (!xvm_sock_on(s))
-			xvm_fdtab_clear(fd);
+		xvm_hand_over(s, fd, XVM_R_STDIO);
+		xvm_fdtab_clear(fd);
 	}
 	if (s)
 		xvm_sock_put(s);

@@ -126,14 +126,13 @@ bool xvm_is_tcp(int fd)
 	       v == IPPROTO_TCP;
 }
 
-static bool same_cookie(int a, int b)
+uint64_t xvm_cookie(int fd)
 {
-	uint64_t x = 0, y = 1;
-	socklen_t len = sizeof(x);
+	uint64_t c = 0;
+	socklen_t len = sizeof(c);
 
-	return xvm_sys6(SYS_getsockopt, a, SOL_SOCKET, SO_COOKIE, (long)&x, (long)&len, 0) == 0 &&
-	       xvm_sys6(SYS_getsockopt, b, SOL_SOCKET, SO_COOKIE, (long)&y, (long)&len, 0) == 0 &&
-	       x == y;
+	xvm_sys6(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, (long)&c, (long)&len, 0);
+	return c;
 }
 
 void xvm_adopt(int fd)
@@ -146,7 +145,7 @@ void xvm_adopt(int fd)
 		return;
 	/* Two descriptors of one open file are one socket. */
 	for (int other = 0; other < INHERITED; other++) {
-		if (other != fd && xvm_fdtab_peek(other) && same_cookie(fd, other)) {
+		if (other != fd && xvm_fdtab_peek(other) && xvm_cookie(fd) == xvm_cookie(other)) {
 			xvm_fdtab_dup(other, fd);
 			return;
 		}
@@ -268,7 +267,10 @@ static void before_exec(void)
 	extern _Atomic int xvm_fdtab_hi;
 	int hi = atomic_load(&xvm_fdtab_hi);
 
-	if (!xvm_fdtab || xvm_in_vfork())
+	if (!xvm_fdtab)
+		return;
+	xvm_hand_over_stdio();
+	if (xvm_in_vfork())
 		return;
 	for (int fd = 0; fd < hi; fd++)
 		xvm_sock_exec(fd);

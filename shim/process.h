@@ -27,6 +27,7 @@ int xvm_pid(void); /* of the process whose memory this is */
 
 /* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */
 bool xvm_is_tcp(int fd);
+uint64_t xvm_cookie(int fd); /* SO_COOKIE, or 0 */
 /* Does another process hold this socket too? As far as /proc tells. */
 bool xvm_held_elsewhere(int fd);
 void xvm_adopt(int fd);

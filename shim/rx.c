@@ -583,6 +583,23 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	return done ? done : r;
 }
 
+int xvm_rx_on_tcp(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail = 0;
+	int r;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return -EAGAIN;
+	r = settle_locked(s, fd, &avail);
+	if (r == 0 && avail)
+		r = -EBUSY;
+	else if (r == 0 && ((ep->rx_epoch & 1) || atomic_load(&s->peer.shm->epoch) != ep->rx_epoch))
+		r = ep->rx_eof || ep->rx_err ? 0 : -EAGAIN;
+	xvm_unlock(&ep->rx_lock);
+	return r;
+}
+
 int xvm_rx_error(struct xvm_sock *s)
 {
 	int err = 0;

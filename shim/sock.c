@@ -403,6 +403,7 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 	if (atomic_load(&ep->role) == XVM_ROLE_UNKNOWN)
 		atomic_store(&ep->role, arg);
 	local_options(ep, fd);
+	s->cookie = xvm_cookie(fd);
 	set_mapped(ep);
 	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
 	atomic_store(&s->mine.shm->have_wakers, atomic_load(&proc->mask));

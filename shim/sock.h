@@ -31,6 +31,7 @@ struct xvm_sock {
 	bool last;	/* this process was the last holder: the endpoint goes with the socket */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
+	uint64_t cookie;       /* SO_COOKIE, once paired */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 
 	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */

@@ -57,6 +57,13 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 
 /* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none. */
 int xvm_rx_error(struct xvm_sock *s);
+/* Is this direction on TCP, with nothing left to pass? 0; -EAGAIN: not yet; -EBUSY: input lies unread
+ * in the ring; or another negative errno. */
+int xvm_rx_on_tcp(struct xvm_sock *s, int fd);
+/* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not long. */
+void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
+/* The same for what lies on descriptors 0 to 2, for the image that is about to be executed. */
+void xvm_hand_over_stdio(void);
 /* Take the pads that are there: the process is about to end. Is input left unread? */
 bool xvm_rx_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
