@@ -11,6 +11,7 @@
 
 #include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 
 #include "shim/link.h"
@@ -140,16 +141,10 @@ static bool alone(void)
 {
 	static _Atomic int cpus; /* 0: not asked yet */
 	int n = atomic_load_explicit(&cpus, memory_order_relaxed);
-	unsigned long mask[128];
-	long len;
-
 	if (n || xvm_conf.sandboxed)
 		return n <= 1;
-	len = xvm_sys(SYS_sched_getaffinity, 0, sizeof(mask), mask);
-	for (long i = 0; i < len / (long)sizeof(mask[0]); i++)
-		n += __builtin_popcountl(mask[i]);
-	if (n == 0)
-		n = 2; /* a mask too long for us */
+	/* The machine's, not those that this thread may use: the peer may use others. */
+	n = get_nprocs();
 	atomic_store_explicit(&cpus, n, memory_order_relaxed);
 	return n == 1;
 }
