@@ -250,6 +250,9 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 {
 	/* The kernel drops a registration with the open file, not with the descriptor. */
 	bool last = atomic_load(&s->file.nfds) <= 1;
+	/* And xvmd may hold the open file a moment longer than we do. */
+	bool offered = last && atomic_load(&s->ep->state) == XVM_EP_OFFERED &&
+		       !(atomic_load(&s->ep->flags) & XVM_EPF_SEEN);
 	struct xvm_epoll *e;
 	struct xvm_reg *r;
 
@@ -261,9 +264,12 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 			return;
 		}
 		xvm_epset_settle(e);
-		while ((r = xvm_epset_reg_of(e, s, last ? -1 : fd)) != NULL)
+		while ((r = xvm_epset_reg_of(e, s, last ? -1 : fd)) != NULL) {
+			if (offered && !r->gone)
+				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
 			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;
+		}
 		xvm_unlock(&e->lock);
 		xvm_epset_put(e);
 	}

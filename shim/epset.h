@@ -220,7 +220,6 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e);
 int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
 
-
 /* wait.c: those that sleep in poll or select with s look again. */
 void xvm_wait_changed(struct xvm_sock *s);
 

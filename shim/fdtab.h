@@ -11,7 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum xvm_file_kind { XVM_FILE_NONE, XVM_FILE_SOCK, XVM_FILE_LISTENER, XVM_FILE_EPOLL, XVM_FILE_OWN };
+enum xvm_file_kind {
+	XVM_FILE_NONE,
+	XVM_FILE_SOCK,
+	XVM_FILE_LISTENER,
+	XVM_FILE_EPOLL,
+	XVM_FILE_OWN
+};
 
 struct xvm_file {
 	_Atomic uint32_t kind;

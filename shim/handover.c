@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A socket is about to be used by means that no wrapper sees: by another program image, by a process
- * that it is sent to, by a FILE. Then both directions have to be on TCP first. Ours leaves as
- * ever; the peer's we ask to leave, by taking back the consent and waking the peer, which looks at it
- * before it sleeps again. Bytes that lie unread in the ring cannot be handed over, and a peer
+ * A socket is about to be used by means that no wrapper sees: by another program image, by a
+ * process that it is sent to, by a FILE. Then both directions have to be on TCP first. Ours leaves
+ * as ever; the peer's we ask to leave, by taking back the consent and waking the peer, which looks
+ * at it before it sleeps again. Bytes that lie unread in the ring cannot be handed over, and a peer
  * that makes no call cannot leave: then the connection is reset, which is better than to let it
  * go on with a hole in it.
  */
@@ -18,7 +18,7 @@
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
 	uint64_t end = xvm_now_ns() + LEAVE_NS, word;
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	struct pollfd pfd = {.fd = fd, .events = POLLIN};
 	int r;
 
 	xvm_sock_never(s, why);
@@ -40,8 +40,8 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_sock_broken(s, fd);
 }
 
-/* The paired socket whose open file fd is: a reference, or NULL. A vfork's child may have closed its
- * copies of the descriptors that the table, its parent's, knows. */
+/* The paired socket whose open file fd is: a reference, or NULL. A vfork's child may have closed
+ * its copies of the descriptors that the table, its parent's, knows. */
 static struct xvm_sock *by_cookie(int fd)
 {
 	extern _Atomic int xvm_fdtab_hi;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The data calls. All have the same shape: a descriptor that is not tracked goes to libc at once; one
- * that is tracked but not paired is counted and goes to the kernel as it came; a paired one
+ * The data calls. All have the same shape: a descriptor that is not tracked goes to libc at once;
+ * one that is tracked but not paired is counted and goes to the kernel as it came; a paired one
  * becomes a struct xvm_io. errno is set here and nowhere deeper.
  */
 #include <limits.h>
@@ -31,7 +31,8 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted)
 		return NULL;
 	if (xvm_sock_on(s) || xvm_sock_engage(s, fd))
 		return s;
-	/* R1, S2: counted before the look; pairs with xvm_sock_answer(), which sets before it counts. */
+	/* R1, S2: counted before the look; pairs with xvm_sock_answer(), which sets before it
+	 * counts. */
 	count = rx ? &s->ep->krecv : &s->ep->ksend;
 	atomic_fetch_add(count, 1);
 	if (atomic_load(&s->paired)) {
@@ -58,7 +59,7 @@ ssize_t xvm_io_unclaim(struct xvm_sock *s, bool rx, ssize_t r)
 static ssize_t move(struct xvm_sock *s, int fd, bool rx, struct iovec *iov, size_t n,
 		    struct msghdr *msg, int flags)
 {
-	struct xvm_io io = { .iov = iov, .iovcnt = n, .msg = msg, .flags = flags };
+	struct xvm_io io = {.iov = iov, .iovcnt = n, .msg = msg, .flags = flags};
 	ssize_t r;
 
 	for (size_t i = 0; i < n; i++) {
@@ -77,7 +78,7 @@ static ssize_t move(struct xvm_sock *s, int fd, bool rx, struct iovec *iov, size
 
 static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n, int flags)
 {
-	struct iovec iov = { .iov_base = (void *)buf, .iov_len = n };
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n};
 
 	return move(s, fd, rx, &iov, 1, NULL, flags);
 }
@@ -85,11 +86,11 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 /* ours: on a paired socket; theirs: what libc does. */
 #define DATA_CALL(rx, ours, theirs)                                                                \
 	do {                                                                                       \
-		struct xvm_sock *counted, *s = xvm_io_claim(fd, rx, &counted);                            \
+		struct xvm_sock *counted, *s = xvm_io_claim(fd, rx, &counted);                     \
                                                                                                    \
 		if (s)                                                                             \
 			return ours;                                                               \
-		return xvm_io_unclaim(counted, rx, theirs);                                               \
+		return xvm_io_unclaim(counted, rx, theirs);                                        \
 	} while (0)
 
 XVM_WRAP ssize_t read(int fd, void *buf, size_t n)
@@ -260,8 +261,9 @@ XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const stru
 XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 {
 	DATA_CALL(false,
-		  n < 0 || n > IOV_MAX ? (xvm_sock_put(s), result(-EINVAL))
-				       : move(s, fd, false, (struct iovec *)iov, (size_t)n, NULL, 0),
+		  n < 0 || n > IOV_MAX
+			  ? (xvm_sock_put(s), result(-EINVAL))
+			  : move(s, fd, false, (struct iovec *)iov, (size_t)n, NULL, 0),
 		  REAL(writev)(fd, iov, n));
 }
 

@@ -16,8 +16,9 @@
 #define RETRY_NS 1000000000ull /* doubled with each failure in a row */
 #define RETRY_MAX 6
 #define LOOK_NS 100000000ull
-#define VAIN_LOOKS 1000	  /* for a message that was announced and does not come */
-#define FD_BASE 900	  /* our own descriptors are moved up to here, if the limit allows */
+#define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
+#define FD_ABOVE 65536	/* limits up to this are stepped over */
+#define FD_BASE 900	/* our own descriptors are moved up to here, if the limit allows */
 
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
@@ -36,13 +37,25 @@ static _Atomic(struct xvm_peer *) by_client[XVM_CLIENTS_MAX];
 
 int xvm_fd_hide(int fd)
 {
-	static struct xvm_file own = { .kind = XVM_FILE_OWN, .users = 1 };
-	struct rlimit rl = { 1024, 1024 };
+	static struct xvm_file own = {.kind = XVM_FILE_OWN, .users = 1};
+	struct rlimit rl = {1024, 1024}, more;
+	bool raise;
 	long base, r;
 
 	getrlimit(RLIMIT_NOFILE, &rl);
-	base = rl.rlim_cur > FD_BASE + 64 ? FD_BASE : (long)rl.rlim_cur / 2;
+	/* Above the application's limit, if we may: then it has all its numbers for itself. */
+	raise = rl.rlim_max > rl.rlim_cur && rl.rlim_cur <= FD_ABOVE;
+	if (raise) {
+		base = (long)rl.rlim_cur;
+		more = rl;
+		more.rlim_cur = rl.rlim_max < 2 * FD_ABOVE ? rl.rlim_max : 2 * FD_ABOVE;
+		setrlimit(RLIMIT_NOFILE, &more);
+	} else {
+		base = rl.rlim_cur > FD_BASE + 64 ? FD_BASE : (long)rl.rlim_cur / 2;
+	}
 	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, base, 0, 0, 0);
+	if (raise)
+		setrlimit(RLIMIT_NOFILE, &rl);
 	if (r >= 0) {
 		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
 		fd = (int)r;
@@ -66,7 +79,7 @@ static void peer_close(struct xvm_peer *p)
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		if (mask >> i & 1)
 			xvm_fd_unhide_close(atomic_load(&p->efd[i]));
-	atomic_compare_exchange_strong(&by_client[p->client], &(struct xvm_peer *){ p }, NULL);
+	atomic_compare_exchange_strong(&by_client[p->client], &(struct xvm_peer *){p}, NULL);
 	atomic_store(&p->client, 0);
 	xvm_pool_put(&peers, p);
 }
@@ -167,7 +180,8 @@ static void up_locked(void)
 		return;
 	}
 	sock = xvm_fd_hide(fd);
-	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a restart. */
+	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a
+	 * restart. */
 	xvm_link_id = id;
 	__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[id]), __ATOMIC_RELAXED);
 	atomic_store(&xvm_link_table, t);
@@ -240,7 +254,7 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
 	m.slot = s->slot;
 	m.gen = s->gen;
 	m.arg = atomic_load(&s->ep->role);
-	return tell(&m, (int[]){ fd, half_fd }, 2);
+	return tell(&m, (int[]){fd, half_fd}, 2);
 }
 
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool was_paired)
@@ -284,8 +298,7 @@ static void peer_waker(const struct xvm_msg *m, int *fd)
 {
 	struct xvm_peer *p = peer_of(m->arg2);
 
-	if (!p || m->arg >= XVM_WAKERS_MAX || *fd < 0 ||
-	    (atomic_load(&p->mask) >> m->arg & 1))
+	if (!p || m->arg >= XVM_WAKERS_MAX || *fd < 0 || (atomic_load(&p->mask) >> m->arg & 1))
 		return;
 	atomic_store(&p->efd[m->arg], xvm_fd_hide(*fd));
 	*fd = -1;
@@ -342,7 +355,8 @@ void xvm_link_handle(void)
 		r = xvm_proto_recv(s, &m, fds, MSG_DONTWAIT);
 		if (r < 0)
 			break;
-		/* We count what has come, not what was announced: it is announced before it is sent. */
+		/* We count what has come, not what was announced: it is announced before it is
+		 * sent. */
 		__atomic_store_n(&xvm_link_seen, xvm_link_seen + 1, __ATOMIC_RELAXED);
 		vain = 0;
 		handle(&m, fds);
@@ -408,8 +422,8 @@ void xvm_link_off(void)
 
 void xvm_link_forked(void)
 {
-	/* The parent's connection and eventfds are the parent's. What peers' eventfds we inherited still
-	 * ring the same sleepers. */
+	/* The parent's connection and eventfds are the parent's. What peers' eventfds we inherited
+	 * still ring the same sleepers. */
 	memset(&lock, 0, sizeof(lock));
 	memset(&handling, 0, sizeof(handling));
 	if (sock >= 0)

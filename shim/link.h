@@ -9,14 +9,14 @@
 #include "shim/sock.h"
 #include "shim/waker.h"
 
-/* A process at the other end of some connection: its eventfds. Kept until xvmd says it is gone and no
- * socket refers to it: a descriptor number must not be reused under a ringing thread. */
+/* A process at the other end of some connection: its eventfds. Kept until xvmd says it is gone and
+ * no socket refers to it: a descriptor number must not be reused under a ringing thread. */
 struct xvm_peer {
 	_Atomic uint32_t client; /* 0: unused */
 	_Atomic uint32_t next;	 /* pool.h */
 	_Atomic uint32_t socks;	 /* sockets that refer to it */
 	_Atomic uint32_t gone;
-	_Atomic uint64_t mask;	 /* bit i: efd[i] is there */
+	_Atomic uint64_t mask; /* bit i: efd[i] is there */
 	_Atomic int efd[XVM_WAKERS_MAX];
 	_Atomic uint64_t rung[XVM_WAKERS_MAX]; /* highest sleep that was answered */
 };

@@ -98,7 +98,7 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		/* Bytes that were received must fit: one page of a pipe may hold a single byte. */
 		if (size < 0 || REAL(ioctl)(out, FIONREAD, &used) < 0)
 			return -1;
-		pfd = (struct pollfd){ .fd = out, .events = POLLOUT };
+		pfd = (struct pollfd){.fd = out, .events = POLLOUT};
 		if (REAL(poll)(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <=
 		    0) {
 			errno = EAGAIN;
@@ -133,12 +133,12 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 	if (n > s->mine.ring_size / 2)
 		n = s->mine.ring_size / 2;
 	xvm_sock_put(s);
-	pfd = (struct pollfd){ .fd = in, .events = POLLIN };
+	pfd = (struct pollfd){.fd = in, .events = POLLIN};
 	if (dontwait && REAL(poll)(&pfd, 1, 0) == 0) {
 		errno = EAGAIN;
 		return -1;
 	}
-	pfd = (struct pollfd){ .fd = out, .events = POLLOUT };
+	pfd = (struct pollfd){.fd = out, .events = POLLOUT};
 	if (poll(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <= 0) {
 		errno = EAGAIN;
 		return -1;

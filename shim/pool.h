@@ -20,7 +20,9 @@ struct xvm_pool {
 };
 
 #define XVM_POOL(type, link, n)                                                                    \
-	{ .size = sizeof(type), .link_off = offsetof(type, link), .max = (n) }
+	{                                                                                          \
+		.size = sizeof(type), .link_off = offsetof(type, link), .max = (n)                 \
+	}
 
 /* Not cleared: what the last user left is still there. NULL when max are in use. */
 void *xvm_pool_get(struct xvm_pool *p);

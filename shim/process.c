@@ -10,6 +10,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 
 #include "detect/client.h"
 #include "shim/epoll.h"
@@ -20,6 +21,7 @@
 #include "transport/lock.h"
 #include "transport/sys.h"
 
+#define FEW_FDS 128  /* a limit that leaves none for us */
 #define INHERITED 64 /* descriptors looked at after an exec */
 
 struct xvm_conf xvm_conf = {
@@ -122,7 +124,8 @@ bool xvm_is_tcp(int fd)
 	int v = 0;
 	socklen_t len = sizeof(v);
 
-	return xvm_sys6(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, (long)&v, (long)&len, 0) == 0 &&
+	return xvm_sys6(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, (long)&v, (long)&len, 0) ==
+		       0 &&
 	       v == IPPROTO_TCP;
 }
 
@@ -214,8 +217,8 @@ bool xvm_held_elsewhere(int fd)
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
 	if (!socket_name(AT_FDCWD, self, link))
 		return true;
-	proc = xvm_sys6(SYS_openat, AT_FDCWD, (long)"/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0,
-			0);
+	proc = xvm_sys6(SYS_openat, AT_FDCWD, (long)"/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0,
+			0, 0);
 	if (proc < 0)
 		return true;
 	held = each_number((int)proc, process_has, link);
@@ -226,6 +229,7 @@ bool xvm_held_elsewhere(int fd)
 bool xvm_init(void)
 {
 	const char *path;
+	struct rlimit rl;
 	int zero = 0;
 
 	if (atomic_load_explicit(&started, memory_order_acquire) == 2)
@@ -240,7 +244,12 @@ bool xvm_init(void)
 	/* Copied: a program may clear or overwrite its environment, as nginx does. */
 	path = xvm_client_path();
 	if (strlen(path) < sizeof(xvm_conf.socket))
-		strcpy(xvm_conf.socket, path);
+		memcpy(xvm_conf.socket, path, strlen(path) + 1);
+	/* We reserve address space, and use descriptors: not those of a program that has none to
+	 * spare. */
+	if ((!getrlimit(RLIMIT_AS, &rl) && rl.rlim_cur != RLIM_INFINITY) ||
+	    (!getrlimit(RLIMIT_NOFILE, &rl) && rl.rlim_cur == rl.rlim_max && rl.rlim_cur < FEW_FDS))
+		xvm_conf.disabled = true;
 	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
 		xvm_conf.disabled = true;
 	atomic_store(&started, 2);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Finding libc's functions. A wrapper may be called before any constructor has run (an allocator that
- * reads its configuration) and from within dlsym (which may allocate): such calls go
- * straight to the kernel, where there is a system call that does the same.
+ * Finding libc's functions. A wrapper may be called before any constructor has run (an allocator
+ * that reads its configuration) and from within dlsym (which may allocate): such calls go straight
+ * to the kernel, where there is a system call that does the same.
  */
 #include "shim/real.h"
 
@@ -33,7 +33,7 @@ static const struct {
 	const char *name;
 	long (*raw)(long, long, long, long, long, long);
 } rows[] = {
-#define XVM_CALL(name, nr) { #name, raw_##name },
+#define XVM_CALL(name, nr) {#name, raw_##name},
 #include "shim/calls.def"
 #undef XVM_CALL
 };

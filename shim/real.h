@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libc's own functions behind our wrappers: REAL(name)(args), typed from libc's headers. Works at any
- * moment, also before our constructor has run and while dlsym itself allocates.
+ * libc's own functions behind our wrappers: REAL(name)(args), typed from libc's headers. Works at
+ * any moment, also before our constructor has run and while dlsym itself allocates.
  */
 #ifndef XVM_SHIM_REAL_H
 #define XVM_SHIM_REAL_H

@@ -52,8 +52,8 @@ static int position(int fd, uint64_t *pos)
 }
 
 /*
- * The holder of the lock may have been killed between the kernel's receive and our count of it: then the
- * kernel's count is the truth. What it had received is lost with it, as on TCP.
+ * The holder of the lock may have been killed between the kernel's receive and our count of it:
+ * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
  */
 static void recount_locked(struct xvm_sock *s, int fd)
 {
@@ -106,7 +106,7 @@ static void consent_locked(struct xvm_sock *s, int fd)
  */
 static bool readable(int fd)
 {
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	struct pollfd pfd = {.fd = fd, .events = POLLIN};
 
 	return REAL(poll)(&pfd, 1, 0) > 0;
 }
@@ -163,8 +163,8 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 {
 	ssize_t r;
 
-	if (n > 1 << 20)
-		n = 1 << 20;
+	static char sink[4096];
+
 	s->ep->rx_busy = 1;
 	if (xvm_conf.sandboxed) {
 		char buf[256];
@@ -172,7 +172,9 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 		errno = EAGAIN;
 		r = readable(fd) ? REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf)) : -1;
 	} else {
-		r = REAL(recv)(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT);
+		/* MSG_TRUNC: nothing is written. */
+		r = REAL(recv)(fd, sink, n < sizeof(sink) ? n : sizeof(sink),
+			       MSG_TRUNC | MSG_DONTWAIT);
 	}
 	if (r > 0) {
 		s->ep->rx_tcp_got += (uint64_t)r;
@@ -182,7 +184,8 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 	return r < 0 ? -errno : r;
 }
 
-/* As recv(MSG_PEEK) of one byte. In a sandbox it is taken, and is a pad that was just counted (S4). */
+/* As recv(MSG_PEEK) of one byte. In a sandbox it is taken, and is a pad that was just counted (S4).
+ */
 static ssize_t peek1(struct xvm_sock *s, int fd)
 {
 	ssize_t r;
@@ -202,8 +205,9 @@ static void eof_locked(struct xvm_sock *s)
 }
 
 /*
- * The kernel resets a connection whose process ends with input unread, and takes pads for input. Where
- * nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would say.
+ * The kernel resets a connection whose process ends with input unread, and takes pads for input.
+ * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
+ * say.
  */
 static void error_locked(struct xvm_sock *s, int err)
 {
@@ -290,7 +294,8 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		if (*avail || epoch == ep->rx_epoch)
 			return 0;
 		/* R4: drained, and the sender has left. Pads up to the boundary, then TCP. */
-		uint64_t due = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) - ep->rx_tcp_got;
+		uint64_t due =
+			atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) - ep->rx_tcp_got;
 
 		if ((int64_t)due < 0)
 			return xvm_sock_broken(s, fd);
@@ -321,14 +326,14 @@ static bool rearm(_Atomic uint64_t *sleeper, _Atomic uint64_t *word, _Atomic uin
 	if (!atomic_load(sleeper) || XVM_SLEEP_WAKER(w) != XVM_WAKER_PAD)
 		return false;
 	/* By compare and exchange: the sleeper itself may be arming, with the next number. */
-	atomic_compare_exchange_strong(
-		word, &w, XVM_SLEEP(atomic_fetch_add(pads, 1) + 2, XVM_WAKER_PAD));
+	atomic_compare_exchange_strong(word, &w,
+				       XVM_SLEEP(atomic_fetch_add(pads, 1) + 2, XVM_WAKER_PAD));
 	return true;
 }
 
 /*
- * W6: a pad is one for all who sleep on the fd. Before it is taken away they are armed anew; and it stays
- * where what they wait for is there, so that they wake as well.
+ * W6: a pad is one for all who sleep on the fd. Before it is taken away they are armed anew; and it
+ * stays where what they wait for is there, so that they wake as well.
  */
 static bool keep_pads(struct xvm_sock *s)
 {
@@ -380,8 +385,8 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 		else if (r != -EAGAIN && r != -EINTR)
 			error_locked(s, (int)-r);
 		/* R3: what was published before the kernel said so is there by now. */
-		return ep->rx_eof || ep->rx_err ||
-		       atomic_load(&p->head) != ep->rx_tail || atomic_load(&p->epoch) != ep->rx_epoch;
+		return ep->rx_eof || ep->rx_err || atomic_load(&p->head) != ep->rx_tail ||
+		       atomic_load(&p->epoch) != ep->rx_epoch;
 	}
 }
 
@@ -403,8 +408,8 @@ static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 static size_t peek_ring(struct xvm_sock *s, const struct xvm_io *io, size_t n)
 {
 	struct xvm_io rest = *io;
-	uint64_t avail = atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) -
-			 s->ep->rx_tail;
+	uint64_t avail =
+		atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) - s->ep->rx_tail;
 
 	xvm_io_advance(&rest, n);
 	if (!rest.left || avail > s->peer.ring_size)
@@ -434,8 +439,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				ep->rx_tail += n;
 				atomic_store_explicit(&ep->n_rx_ring, ep->rx_tail,
 						      memory_order_relaxed);
-				/* The bytes are ours before the peer may overwrite them: pairs with the
-				 * acquire of tail in tx.c. */
+				/* The bytes are ours before the peer may overwrite them: pairs with
+				 * the acquire of tail in tx.c. */
 				atomic_store_explicit(&s->mine.shm->tail, ep->rx_tail,
 						      memory_order_release);
 			}
@@ -452,10 +457,11 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				return end_locked(s, io);
 			if (atomic_load(&p->epoch) != epoch)
 				return -EAGAIN; /* left; the pad is under way */
-			if (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_RX_SHUT)
+			if (atomic_load_explicit(&ep->flags, memory_order_relaxed) &
+			    XVM_EPF_RX_SHUT)
 				ep->rx_kcheck = 1;
-			/* Who does not wait wants to hear of the end now, as from TCP; who waits will
-			 * be told by poll. */
+			/* Who does not wait wants to hear of the end now, as from TCP; who waits
+			 * will be told by poll. */
 			if ((ep->rx_kcheck || !wait) && ask_kernel_locked(s, fd))
 				continue;
 			return -EAGAIN;
@@ -481,13 +487,13 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				if (!(io->flags & MSG_PEEK)) {
 					ep->rx_tcp_got = got;
 					ep->rx_pads += over;
-					atomic_fetch_add_explicit(&ep->n_rx_tcp,
-								  (uint64_t)r - over,
+					atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r - over,
 								  memory_order_relaxed);
 				}
 				ep->rx_busy = 0;
 				if (over && !(io->flags & MSG_PEEK)) {
-					/* The count is beyond the boundary, for pads: we are there. */
+					/* The count is beyond the boundary, for pads: we are there.
+					 */
 					if (atomic_load(&p->bnd_ring) != ep->rx_tail)
 						return xvm_sock_broken(s, fd);
 					reach_locked(s, epoch + 1);
@@ -547,10 +553,11 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	ssize_t r, done = 0;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
-		r = REAL(recvmsg)(fd, io->msg ? io->msg
-					      : &(struct msghdr){ .msg_iov = io->iov,
-								  .msg_iovlen = io->iovcnt },
-				  io->flags);
+		r = REAL(recvmsg)(
+			fd,
+			io->msg ? io->msg
+				: &(struct msghdr){.msg_iov = io->iov, .msg_iovlen = io->iovcnt},
+			io->flags);
 		return r < 0 ? -errno : r;
 	}
 	xvm_io_trim(io);
@@ -640,7 +647,8 @@ bool xvm_rx_peek(struct xvm_sock *s)
 	if (mine & 1) {
 		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
 
-		if (epoch != mine) /* left: more of the ring, or the boundary, if its pads are taken */
+		if (epoch !=
+		    mine) /* left: more of the ring, or the boundary, if its pads are taken */
 			return atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != tail ||
 			       atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
 				       *(volatile uint64_t *)&ep->rx_tcp_got;
@@ -746,7 +754,7 @@ bool xvm_rx_finish(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	struct pollfd pfd = {.fd = fd, .events = POLLIN};
 	uint64_t avail = 0, due;
 
 	if (xvm_lock(&ep->rx_lock) < 0)

@@ -14,7 +14,7 @@
 #define SO_SNDTIMEO_NEW 67
 #endif
 
-static struct xvm_file listener = { .kind = XVM_FILE_LISTENER, .users = 1 };
+static struct xvm_file listener = {.kind = XVM_FILE_LISTENER, .users = 1};
 
 XVM_WRAP int socket(int domain, int type, int protocol)
 {
@@ -142,7 +142,9 @@ static _Atomic uint32_t *shadow(struct xvm_sock *s, int level, int name)
 {
 	if (level != IPPROTO_TCP || !xvm_sock_on(s))
 		return NULL;
-	return name == TCP_NODELAY ? &s->ep->opt_nodelay : name == TCP_CORK ? &s->ep->opt_cork : NULL;
+	return name == TCP_NODELAY ? &s->ep->opt_nodelay
+	       : name == TCP_CORK  ? &s->ep->opt_cork
+				   : NULL;
 }
 
 XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t len)

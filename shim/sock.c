@@ -48,8 +48,7 @@ void xvm_sock_put(struct xvm_sock *s)
 /* Other processes that hold the socket and live. */
 static unsigned other_holders(struct xvm_shm_ep *ep, bool unmapped_only)
 {
-	unsigned n = atomic_load(&ep->unmapped) +
-		     (unmapped_only ? 0 : atomic_load(&ep->forking));
+	unsigned n = atomic_load(&ep->unmapped) + (unmapped_only ? 0 : atomic_load(&ep->forking));
 	int me = xvm_pid();
 
 	if (xvm_conf.sandboxed)
@@ -99,7 +98,7 @@ bool xvm_sock_arena(void)
 		return false;
 	fd = xvm_fd_hide(fd);
 	/* Two threads at once: one arena wins. Its descriptor is known before it is. */
-	if (!__atomic_compare_exchange_n(&xvm_arena_fd, &(int){ -1 }, fd, false, __ATOMIC_SEQ_CST,
+	if (!__atomic_compare_exchange_n(&xvm_arena_fd, &(int){-1}, fd, false, __ATOMIC_SEQ_CST,
 					 __ATOMIC_SEQ_CST)) {
 		xvm_arena_close(a);
 		xvm_fd_unhide_close(fd);
@@ -392,8 +391,8 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 	r = xvm_half_open(&s->peer, half_fd);
 	if (r < 0) {
 		/* Without the peer's half there is no consent: the peer stays on TCP, as we do. */
-		atomic_store(&ep->reason, r == -ENOMEM || r == -EMFILE ? XVM_R_NO_MEMORY
-								       : XVM_R_BAD_PEER);
+		atomic_store(&ep->reason,
+			     r == -ENOMEM || r == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
 		xvm_half_close(&s->mine);
 		atomic_store(&ep->state, XVM_EP_TCP);
 		xvm_link_peer_put(proc);
@@ -442,7 +441,7 @@ static bool release(struct xvm_sock *s)
 
 static void reset_at_close(int fd)
 {
-	struct linger lg = { .l_onoff = 1, .l_linger = 0 };
+	struct linger lg = {.l_onoff = 1, .l_linger = 0};
 
 	REAL(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
 }
@@ -450,8 +449,8 @@ static void reset_at_close(int fd)
 /* xvmd may still have the socket in its queue: the FIN, or the reset, must not wait for it. */
 static void end_now(int fd)
 {
-	struct sockaddr none = { .sa_family = AF_UNSPEC };
-	struct linger lg = { 0, 0 };
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+	struct linger lg = {0, 0};
 	socklen_t len = sizeof(lg);
 	int unread = 0;
 
@@ -471,8 +470,8 @@ void xvm_sock_closing(int fd)
 	if (!s)
 		return;
 	ep = s->ep;
-	xvm_epoll_closing(s, fd);
 	xvm_link_poll();
+	xvm_epoll_closing(s, fd);
 	if (atomic_load(&s->file.nfds) > 1 || !release(s))
 		goto out;
 	if (xvm_sock_on(s)) {
@@ -685,7 +684,8 @@ static void forked_child(struct xvm_sock *s)
 		/* What the parent has offered is the parent's. */
 		xvm_half_close(&s->mine);
 	}
-	if (i < XVM_HOLDERS && s->fork_counted) /* else it stays counted, and nobody is ever the last */
+	if (i < XVM_HOLDERS &&
+	    s->fork_counted) /* else it stays counted, and nobody is ever the last */
 		atomic_fetch_sub(fork_count(s), 1);
 }
 
@@ -734,18 +734,20 @@ static void obey(struct xvm_sock *s, int fd)
 
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
 {
-	struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
 	uint32_t out, r;
 
 	obey(s, fd);
 	/* Near the end the kernel knows more: errors, and that both directions are shut. */
-	if (!kernel && ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
-			 (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
-			atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
+	if (!kernel &&
+	    ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
+	      (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
+	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
 	    REAL(poll)(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
 	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
-	r = xvm_rx_ready(s, fd, kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
+	r = xvm_rx_ready(s, fd,
+			 kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
 	if (r & EPOLLIN)
 		out |= interest & IN_BITS;
 	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
@@ -773,8 +775,8 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 {
 	uint32_t mask = interest & ~(uint32_t)(OUT_BITS | IN_BITS);
 
-	/* Pads come as input, also to one that waits for room only; but where input is not pads, and
-	 * he does not want it, it would wake him for ever. */
+	/* Pads come as input, also to one that waits for room only; but where input is not pads,
+	 * and he does not want it, it would wake him for ever. */
 	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
 		mask |= EPOLLIN;
 	if ((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
@@ -797,8 +799,7 @@ static uint64_t sleeper_name(struct xvm_waker *w, uint64_t who)
 
 /* One word: named for w if the peer can ring it and nobody else sleeps on it, else the pad. */
 static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper,
-	       _Atomic uint64_t *pads,
-	       struct xvm_waker *w, uint64_t seq)
+	       _Atomic uint64_t *pads, struct xvm_waker *w, uint64_t seq)
 {
 	uint64_t me = sleeper_name(w, seq), was = 0;
 
@@ -881,7 +882,8 @@ bool xvm_sock_same_cpu(struct xvm_sock *s)
 	       (uint32_t)sched_getcpu() + 1;
 }
 
-/* Would the kernel have restarted the call that a signal has interrupted? Only if all handlers say so. */
+/* Would the kernel have restarted the call that a signal has interrupted? Only if all handlers say
+ * so. */
 static bool restarts(void)
 {
 	struct sigaction sa;
@@ -929,7 +931,7 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
 				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
 	struct xvm_waker *w = NULL;
-	struct pollfd pfd[2] = { { .fd = fd }, { .events = POLLIN } };
+	struct pollfd pfd[2] = {{.fd = fd}, {.events = POLLIN}};
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
 	int bound, r, e;

@@ -23,12 +23,12 @@ struct xvm_peer;
 struct xvm_sock {
 	struct xvm_file file; /* first: kind XVM_FILE_SOCK */
 	struct xvm_shm_ep *ep;
-	uint32_t slot, gen; /* of ep; offers are known by them */
-	_Atomic uint32_t paired; /* 1: mine and peer are mapped in this process */
-	bool inherited; /* paired before a fork: only the pad may wake us here */
+	uint32_t slot, gen;	    /* of ep; offers are known by them */
+	_Atomic uint32_t paired;    /* 1: mine and peer are mapped in this process */
+	bool inherited;		    /* paired before a fork: only the pad may wake us here */
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
-	bool adopted;	/* came to us open: others may hold it that we know nothing of */
-	bool last;	/* this process was the last holder: the endpoint goes with the socket */
+	bool adopted; /* came to us open: others may hold it that we know nothing of */
+	bool last;    /* this process was the last holder: the endpoint goes with the socket */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
 	uint64_t cookie;       /* SO_COOKIE, once paired */
@@ -54,8 +54,8 @@ static inline bool xvm_sock_on(const struct xvm_sock *s)
  * EPOLLERR EPOLLPRI and the EPOLL*NORM bits, limited to interest (ERR and HUP always count).
  * kernel: what the kernel has just reported for fd; 0 where it was not asked. The result holds of
  * the kernel's bits just what is true of the stream: a pad is not EPOLLIN, and on the ring
- * the kernel's EPOLLOUT means nothing. Pads that are due are taken if the kernel reported input. Also
- * takes the chances that a call on the fd offers: consent, and obeying the operator.
+ * the kernel's EPOLLOUT means nothing. Pads that are due are taken if the kernel reported input.
+ * Also takes the chances that a call on the fd offers: consent, and obeying the operator.
  */
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel);
 
@@ -64,9 +64,9 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 uint32_t xvm_sock_peek(struct xvm_sock *s, uint32_t interest);
 
 /*
- * What to ask of the kernel for this fd while waiting for interest. Always has EPOLLIN; has EPOLLOUT
- * only while sending is on TCP. Changes when the sending direction enters or leaves, of which
- * xvm_epoll_changed() tells.
+ * What to ask of the kernel for this fd while waiting for interest. Always has EPOLLIN; has
+ * EPOLLOUT only while sending is on TCP. Changes when the sending direction enters or leaves, of
+ * which xvm_epoll_changed() tells.
  */
 uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest);
 
@@ -98,7 +98,8 @@ void xvm_sock_all_never(enum xvm_reason why);
 
 /* Start to track a connected (or connecting) TCP socket. No memory: it is not tracked. */
 void xvm_sock_track(int fd, enum xvm_role role);
-/* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now. */
+/* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
+ */
 bool xvm_sock_engage(struct xvm_sock *s, int fd);
 /* fd is about to leave this process's table. Does what must precede the kernel's close. */
 void xvm_sock_closing(int fd);
@@ -123,6 +124,6 @@ bool xvm_sock_unmapped(struct xvm_shm_ep *ep);
 bool xvm_sock_arena(void);
 extern struct xvm_shm_arena *xvm_arena;
 extern int xvm_arena_fd;
-#define XVM_COUNT(name)                                                                            	atomic_fetch_add_explicit(&xvm_arena->n_##name, 1, memory_order_relaxed)
+#define XVM_COUNT(name) atomic_fetch_add_explicit(&xvm_arena->n_##name, 1, memory_order_relaxed)
 
 #endif

@@ -11,8 +11,8 @@
 struct xvm_io {
 	struct iovec *iov;
 	size_t iovcnt;
-	size_t off;  /* bytes of iov[0] that are done */
-	size_t left; /* bytes that are not */
+	size_t off;	    /* bytes of iov[0] that are done */
+	size_t left;	    /* bytes that are not */
 	struct msghdr *msg; /* recvmsg, sendmsg: for the kernel's other results, or NULL */
 	int flags;	    /* MSG_* */
 };
@@ -29,7 +29,8 @@ void xvm_sock_publish(struct xvm_sock *s);
 bool xvm_rx_peek(struct xvm_sock *s);
 bool xvm_tx_peek(struct xvm_sock *s);
 
-/* Readiness with the lock, after the kernel said kernel (EPOLL* bits, or 0). Result: EPOLLIN | EPOLLRDHUP. */
+/* Readiness with the lock, after the kernel said kernel (EPOLL* bits, or 0). Result: EPOLLIN |
+ * EPOLLRDHUP. */
 uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
 uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
 
@@ -55,12 +56,14 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s);
 /* Wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
-/* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none. */
+/* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none.
+ */
 int xvm_rx_error(struct xvm_sock *s);
-/* Is this direction on TCP, with nothing left to pass? 0; -EAGAIN: not yet; -EBUSY: input lies unread
- * in the ring; or another negative errno. */
+/* Is this direction on TCP, with nothing left to pass? 0; -EAGAIN: not yet; -EBUSY: input lies
+ * unread in the ring; or another negative errno. */
 int xvm_rx_on_tcp(struct xvm_sock *s, int fd);
-/* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not long. */
+/* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not
+ * long. */
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
 /* The same for what lies on descriptors 0 to 2, for the image that is about to be executed. */
 void xvm_hand_over_stdio(void);
@@ -73,8 +76,8 @@ void xvm_tx_finish(struct xvm_sock *s, int fd);
 /* The peer wrote nonsense: reset. Returns -ECONNRESET. */
 int xvm_sock_broken(struct xvm_sock *s, int fd);
 
-/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is up;
- * -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
+/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is
+ * up; -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
 int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
 
 /* Empty buffers at the head would make the kernel's 0 look like an end. */
@@ -88,8 +91,8 @@ static inline void xvm_io_trim(struct xvm_io *io)
 }
 
 /*
- * io.c: a call on fd. The socket, if it is paired and the call ours to make; to be put. Else the call
- * is the kernel's: in *counted what is to be given to unclaim afterwards, with the call's
+ * io.c: a call on fd. The socket, if it is paired and the call ours to make; to be put. Else the
+ * call is the kernel's: in *counted what is to be given to unclaim afterwards, with the call's
  * result, which it returns (rules R1, S2).
  */
 struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted);

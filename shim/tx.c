@@ -59,7 +59,7 @@ static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
 /* One pad to the kernel, never waiting. In a sandbox write() must do. */
 static int send_pad(int fd)
 {
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
 	ssize_t r;
 
 	if (!xvm_conf.sandboxed)
@@ -214,7 +214,7 @@ static void recount_locked(struct xvm_sock *s, int fd)
 static ssize_t kernel_send(int fd, struct xvm_io *io)
 {
 	int flags = io->flags | MSG_DONTWAIT;
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
 	struct iovec one;
 	struct msghdr mh;
 	ssize_t r;
@@ -261,7 +261,7 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	bool fin = atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN;
-	struct pollfd pfd = { .fd = fd, .events = POLLRDHUP };
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
 	uint64_t now = ticks();
 	int r;
 
@@ -370,7 +370,8 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	copy_in(s, io, ep->tx_head, n);
 	ep->tx_head += n;
 	atomic_store_explicit(&ep->n_tx_ring, ep->tx_head, memory_order_relaxed);
-	/* S5: the bytes before the head that covers them; pairs with the acquire in settle_locked(). */
+	/* S5: the bytes before the head that covers them; pairs with the acquire in
+	 * settle_locked(). */
 	atomic_store_explicit(&m->head, ep->tx_head, memory_order_release);
 	/* W1, W2: head is out before the word is read; pairs with the fence in xvm_sock_arm(). */
 	atomic_thread_fence(memory_order_seq_cst);
@@ -467,8 +468,7 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s)
 {
 	return (*(volatile uint64_t *)&s->ep->rx_epoch & 1) &&
 	       atomic_load(&s->peer.shm->epoch) == *(volatile uint64_t *)&s->ep->rx_epoch &&
-	       !atomic_load(&s->peer.shm->fin) &&
-	       !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN);
+	       !atomic_load(&s->peer.shm->fin) && !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN);
 }
 
 int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)

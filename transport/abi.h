@@ -58,7 +58,7 @@ struct xvm_shm_half {
 
 	/* The owner as sender, seldom. bnd_* are stored before the epoch that they belong to. */
 	alignas(XVM_LINE) _Atomic uint64_t epoch; /* odd: on the ring; even: on TCP */
-	_Atomic uint64_t bnd_tcp;  /* TCP position at which the newest phase began */
+	_Atomic uint64_t bnd_tcp;		  /* TCP position at which the newest phase began */
 	_Atomic uint64_t bnd_ring; /* ring position at which the newest phase began */
 	_Atomic uint64_t tcp_put;  /* on the ring: TCP bytes ever put in, pads included */
 	_Atomic uint64_t fin;	   /* 0, or 1 + the ring position of shutdown(SHUT_WR) */
@@ -89,7 +89,7 @@ static_assert(offsetof(struct xvm_shm_half, sleep_data) == 320, "layout is ABI")
 
 #define XVM_ARENA_MAGIC 0x6e657261u /* "aren" */
 #define XVM_ARENA_EPS 65536	    /* endpoints; the memfd is sparse */
-#define XVM_HOLDERS 6		    /* processes that can hold one endpoint and still use the ring */
+#define XVM_HOLDERS 6 /* processes that can hold one endpoint and still use the ring */
 
 enum xvm_ep_state {
 	XVM_EP_FREE = 0,
@@ -129,7 +129,7 @@ enum xvm_reason {
 #define X(id, name, text) XVM_R_##id,
 	XVM_REASONS(X)
 #undef X
-	XVM_R_COUNT
+		XVM_R_COUNT
 };
 
 /* A lock in memory shared with forks: 0, or the holder's tid with XVM_LOCK_WAITERS. */
@@ -150,44 +150,45 @@ struct xvm_shm_holder {
 struct xvm_shm_ep {
 	alignas(XVM_LINE) _Atomic uint32_t state; /* enum xvm_ep_state */
 	_Atomic uint32_t reason;		  /* enum xvm_reason: why tx is on TCP */
-	_Atomic uint32_t gen;	 /* counts the uses of this slot; offers carry it */
-	_Atomic uint32_t role;	 /* enum xvm_role */
-	_Atomic uint32_t calls;	 /* data calls, until it is offered */
-	_Atomic uint32_t flags;	 /* XVM_EPF_* */
-	_Atomic int32_t pid, fd; /* who used it last, for `xvm ss` */
-	_Atomic uint32_t krecv;	 /* threads inside a kernel recv without rx_lock (rule R1) */
-	_Atomic uint32_t ksend;	 /* threads inside a kernel send without tx_lock (rule S2) */
+	_Atomic uint32_t gen;	   /* counts the uses of this slot; offers carry it */
+	_Atomic uint32_t role;	   /* enum xvm_role */
+	_Atomic uint32_t calls;	   /* data calls, until it is offered */
+	_Atomic uint32_t flags;	   /* XVM_EPF_* */
+	_Atomic int32_t pid, fd;   /* who used it last, for `xvm ss` */
+	_Atomic uint32_t krecv;	   /* threads inside a kernel recv without rx_lock (rule R1) */
+	_Atomic uint32_t ksend;	   /* threads inside a kernel send without tx_lock (rule S2) */
 	_Atomic uint32_t unmapped; /* forks under way that have no mapping yet */
-	_Atomic uint32_t want;	 /* XVM_WANT_*: the operator's wish */
-	_Atomic uint32_t forking; /* forks under way that will have the mapping */
-	_Atomic uint32_t final;	 /* 1: the last holder has closed it, and gives the slot back */
+	_Atomic uint32_t want;	   /* XVM_WANT_*: the operator's wish */
+	_Atomic uint32_t forking;  /* forks under way that will have the mapping */
+	_Atomic uint32_t final;	   /* 1: the last holder has closed it, and gives the slot back */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
-	uint16_t rx_kcheck;   /* the kernel has something to say (FIN, RST, pads) */
-	uint16_t rx_busy;     /* rx_tcp_got is about to change: its holder is in the kernel */
-	uint64_t rx_tcp_got;  /* TCP position: bytes taken from the kernel, pads included */
-	uint64_t rx_pads;     /* pads among them */
-	uint64_t rx_epoch;    /* = mine->reached */
-	uint64_t rx_tail;     /* = mine->tail */
+	uint16_t rx_kcheck;	 /* the kernel has something to say (FIN, RST, pads) */
+	uint16_t rx_busy;	 /* rx_tcp_got is about to change: its holder is in the kernel */
+	uint64_t rx_tcp_got;	 /* TCP position: bytes taken from the kernel, pads included */
+	uint64_t rx_pads;	 /* pads among them */
+	uint64_t rx_epoch;	 /* = mine->reached */
+	uint64_t rx_tail;	 /* = mine->tail */
 	_Atomic uint64_t rx_seq; /* sleeps of the data word armed by pad */
 	_Atomic uint64_t rx_sleeper; /* waker that sleeps for data now; 0 none */
-	uint32_t rx_eof;      /* XVM_EOF_*: what the kernel said at the end */
-	int32_t rx_err;	      /* errno that came with it */
+	uint32_t rx_eof;	     /* XVM_EOF_*: what the kernel said at the end */
+	int32_t rx_err;		     /* errno that came with it */
 
 	alignas(XVM_LINE) struct xvm_shm_lock tx_lock;
-	uint16_t tx_pad_owed; /* the pad that ends the ring phase is still to be sent */
-	uint16_t tx_busy;     /* tx_tcp_put is about to change: its holder is in the kernel */
-	uint64_t tx_tcp_put;  /* TCP position: bytes given to the kernel, pads included */
-	uint64_t tx_pads;     /* pads among them */
-	uint64_t tx_epoch;    /* = mine->epoch */
-	uint64_t tx_head;     /* = mine->head */
+	uint16_t tx_pad_owed;	 /* the pad that ends the ring phase is still to be sent */
+	uint16_t tx_busy;	 /* tx_tcp_put is about to change: its holder is in the kernel */
+	uint64_t tx_tcp_put;	 /* TCP position: bytes given to the kernel, pads included */
+	uint64_t tx_pads;	 /* pads among them */
+	uint64_t tx_epoch;	 /* = mine->epoch */
+	uint64_t tx_head;	 /* = mine->head */
 	_Atomic uint64_t tx_seq; /* sleeps of the room word armed by pad */
 	_Atomic uint64_t tx_sleeper; /* waker that sleeps for room now; 0 none */
-	_Atomic uint64_t tx_full;    /* sends that found no room: each makes an edge of the next room */
+	_Atomic uint64_t
+		tx_full; /* sends that found no room: each makes an edge of the next room */
 
-	alignas(XVM_LINE) _Atomic uint64_t n_tx_tcp, n_rx_tcp;	 /* stream bytes by TCP, for ss */
-	_Atomic uint64_t n_tx_ring, n_rx_ring;	 /* stream bytes by ring, for ss */
-	_Atomic uint32_t opt_nodelay, opt_cork;	 /* what the application believes is set */
+	alignas(XVM_LINE) _Atomic uint64_t n_tx_tcp, n_rx_tcp; /* stream bytes by TCP, for ss */
+	_Atomic uint64_t n_tx_ring, n_rx_ring;		       /* stream bytes by ring, for ss */
+	_Atomic uint32_t opt_nodelay, opt_cork;	  /* what the application believes is set */
 	_Atomic int64_t rcvtimeo_us, sndtimeo_us; /* 0: none */
 
 	alignas(XVM_LINE) struct xvm_shm_holder holders[XVM_HOLDERS];
@@ -201,23 +202,24 @@ static_assert(sizeof(struct xvm_shm_ep) == 448, "layout is ABI");
 
 enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 
-#define XVM_EPF_NONBLOCK 1u  /* O_NONBLOCK on the open file description */
-#define XVM_EPF_TX_SHUT 2u   /* shutdown(SHUT_WR) was called here */
-#define XVM_EPF_RX_SHUT 4u   /* shutdown(SHUT_RD) was called here */
-#define XVM_EPF_NEVER 8u     /* must not enter again: reason says why */
-#define XVM_EPF_FIN_SEEN 16u /* the kernel has reported the peer's FIN */
-#define XVM_EPF_SEEN 32u     /* xvmd has closed its copy of the offered socket */
-#define XVM_EPF_LINGER 64u   /* SO_LINGER was set: ask the kernel at close */
-#define XVM_EPF_RX_POS 128u  /* rx_tcp_got is known */
-#define XVM_EPF_TX_POS 256u  /* tx_tcp_put is known */
+#define XVM_EPF_NONBLOCK 1u   /* O_NONBLOCK on the open file description */
+#define XVM_EPF_TX_SHUT 2u    /* shutdown(SHUT_WR) was called here */
+#define XVM_EPF_RX_SHUT 4u    /* shutdown(SHUT_RD) was called here */
+#define XVM_EPF_NEVER 8u      /* must not enter again: reason says why */
+#define XVM_EPF_FIN_SEEN 16u  /* the kernel has reported the peer's FIN */
+#define XVM_EPF_SEEN 32u      /* xvmd has closed its copy of the offered socket */
+#define XVM_EPF_LINGER 64u    /* SO_LINGER was set: ask the kernel at close */
+#define XVM_EPF_RX_POS 128u   /* rx_tcp_got is known */
+#define XVM_EPF_TX_POS 256u   /* tx_tcp_put is known */
 #define XVM_EPF_PADS_RST 512u /* the kernel's reset was about pads: it is a FIN to the program */
 
 #define XVM_WANT_LEAVE 1u /* off the ring until told otherwise */
 
 /* Counters of one process family. */
 #define XVM_COUNTERS(X)                                                                            \
-	X(offers) X(paired) X(refused) X(enters) X(leaves) X(pads_sent) X(pads_taken) X(rings)     \
-	X(sleeps) X(spins_won) X(spins_lost) X(broken) X(connections)
+	X(offers)                                                                                  \
+	X(paired) X(refused) X(enters) X(leaves) X(pads_sent) X(pads_taken) X(rings) X(sleeps)     \
+		X(spins_won) X(spins_lost) X(broken) X(connections)
 
 struct xvm_shm_arena {
 	uint32_t magic;
@@ -228,7 +230,7 @@ struct xvm_shm_arena {
 	uint32_t pad;
 	_Atomic uint32_t ep_hi; /* slots from here on were never used */
 	_Atomic uint32_t pad2;
-	_Atomic uint64_t ep_free; /* free list: ABA count << 32 | 1 + slot */
+	_Atomic uint64_t ep_free;	      /* free list: ABA count << 32 | 1 + slot */
 	_Atomic uint32_t next[XVM_ARENA_EPS]; /* links of the free list */
 #define X(name) _Atomic uint64_t n_##name;
 	XVM_COUNTERS(X)
@@ -259,7 +261,8 @@ struct xvm_shm_table {
 	uint32_t pad;
 	alignas(XVM_LINE) _Atomic uint64_t seq; /* seqlock of res[]: odd while it changes */
 	_Atomic uint64_t count;			/* entries in res[] */
-	/* mail[i] counts the messages ever sent to client i: a client looks here, not at its socket */
+	/* mail[i] counts the messages ever sent to client i: a client looks here, not at its socket
+	 */
 	alignas(XVM_LINE) _Atomic uint64_t mail[XVM_CLIENTS_MAX];
 	alignas(XVM_LINE) struct xvm_shm_res res[XVM_RES_SLOTS];
 };

@@ -19,7 +19,8 @@ void xvm_arena_close(const struct xvm_shm_arena *a);
 struct xvm_shm_ep *xvm_arena_alloc(struct xvm_shm_arena *a);
 void xvm_arena_free(struct xvm_shm_arena *a, struct xvm_shm_ep *ep);
 
-/* Where the endpoints are: a constant, as the word in another's arena may change after the check. */
+/* Where the endpoints are: a constant, as the word in another's arena may change after the check.
+ */
 #define XVM_ARENA_EP_OFF ((uint32_t)((sizeof(struct xvm_shm_arena) + 4095) & ~4095ul))
 
 static inline struct xvm_shm_ep *xvm_arena_ep(const struct xvm_shm_arena *a, uint32_t slot)

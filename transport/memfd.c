@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -44,7 +45,12 @@ void xvm_memfd_unmap(void *map, size_t len)
 int xvm_memfd_make(const char *name, size_t len, void **map)
 {
 	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	struct rlimit rl;
 	int fd, err;
+
+	/* Beyond it ftruncate would raise SIGXFSZ in a program that writes no file. */
+	if (!xvm_sys(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, &rl) && len > rl.rlim_cur)
+		return -EFBIG;
 
 	/* vm.memfd_noexec may insist on the flag, and kernels before 6.3 do not know it. */
 	fd = (int)xvm_sys(SYS_memfd_create, name, flags | MFD_NOEXEC_SEAL);

@@ -72,7 +72,7 @@ static void all(int fd, long n)
 
 static int ready(int fd)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN | POLLOUT | POLLRDHUP };
+	struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT | POLLRDHUP};
 
 	if (poll(&p, 1, 0) < 0)
 		die("poll");
@@ -81,7 +81,7 @@ static int ready(int fd)
 
 static void wait_in(int fd)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct pollfd p = {.fd = fd, .events = POLLIN};
 
 	if (poll(&p, 1, 5000) != 1)
 		die("wait_in");
@@ -99,7 +99,7 @@ static void *pong(void *arg)
 /* A new connection that has made enough calls to be on the ring, if there is one. */
 static void fresh(const char *name)
 {
-	struct sockaddr_in sa = { .sin_family = AF_INET };
+	struct sockaddr_in sa = {.sin_family = AF_INET};
 	socklen_t len = sizeof(sa);
 	int l = socket(AF_INET, SOCK_STREAM, 0);
 	pthread_t t;
@@ -159,9 +159,9 @@ static void sizes(void)
 
 static void vectors(void)
 {
-	struct iovec v[3] = { { out, 7 }, { out + 7, 0 }, { out + 7, 93 } };
-	struct iovec w[2] = { { buf, 50 }, { buf + 50, 100 } };
-	struct msghdr m = { .msg_iov = w, .msg_iovlen = 2 };
+	struct iovec v[3] = {{out, 7}, {out + 7, 0}, {out + 7, 93}};
+	struct iovec w[2] = {{buf, 50}, {buf + 50, 100}};
+	struct msghdr m = {.msg_iov = w, .msg_iovlen = 2};
 	struct sockaddr_in sa;
 	socklen_t len = sizeof(sa);
 	volatile int minus = -1, many = 5000;
@@ -206,7 +206,7 @@ static long ms(struct timespec *t)
 
 static void waiting(void)
 {
-	struct timeval tv = { 0, 60000 };
+	struct timeval tv = {0, 60000};
 	struct timespec t;
 	pthread_t th;
 
@@ -291,7 +291,7 @@ static void ends(void)
 	close(a);
 
 	fresh("linger 0");
-	struct linger lg = { 1, 0 };
+	struct linger lg = {1, 0};
 
 	DO(send(b, out, 30, 0));
 	wait_in(a);

@@ -21,7 +21,7 @@
 #include "transport/arena.h"
 
 /* What the rest of the shim would do. */
-struct xvm_conf xvm_conf = { .ring_size = 4096 };
+struct xvm_conf xvm_conf = {.ring_size = 4096};
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
 uint32_t xvm_link_id;
@@ -134,7 +134,7 @@ static uint8_t pattern(uint64_t i)
 
 static void make(void)
 {
-	struct sockaddr_in sa = { .sin_family = AF_INET };
+	struct sockaddr_in sa = {.sin_family = AF_INET};
 	socklen_t len = sizeof(sa);
 	int l = socket(AF_INET, SOCK_STREAM, 0), half[2];
 
@@ -166,8 +166,8 @@ static void make(void)
 static ssize_t put(size_t n)
 {
 	uint8_t buf[20000];
-	struct iovec iov = { buf, n };
-	struct xvm_io io = { .iov = &iov, .iovcnt = 1, .left = n, .flags = MSG_DONTWAIT };
+	struct iovec iov = {buf, n};
+	struct xvm_io io = {.iov = &iov, .iovcnt = 1, .left = n, .flags = MSG_DONTWAIT};
 	ssize_t r;
 
 	for (size_t i = 0; i < n; i++)
@@ -181,7 +181,7 @@ static ssize_t put(size_t n)
 /* TCP is done with what was sent when the receiver's kernel has it. */
 static void settle(void)
 {
-	struct pollfd p = { .fd = fd[1], .events = POLLIN };
+	struct pollfd p = {.fd = fd[1], .events = POLLIN};
 
 	poll(&p, 1, 20);
 }
@@ -189,8 +189,8 @@ static void settle(void)
 static ssize_t take(size_t n, int flags)
 {
 	uint8_t buf[20000];
-	struct iovec iov[2] = { { buf, n / 3 }, { buf + n / 3, n - n / 3 } };
-	struct xvm_io io = { .iov = iov, .iovcnt = 2, .left = n, .flags = MSG_DONTWAIT | flags };
+	struct iovec iov[2] = {{buf, n / 3}, {buf + n / 3, n - n / 3}};
+	struct xvm_io io = {.iov = iov, .iovcnt = 2, .left = n, .flags = MSG_DONTWAIT | flags};
 	ssize_t r = xvm_rx(s[1], fd[1], &io);
 
 	for (ssize_t i = 0; i < r; i++)
