@@ -99,7 +99,7 @@ const char *xvm_addr_port_str(const uint8_t addr[16], uint16_t port, char buf[XV
 	char host[XVM_ADDR_STR];
 
 	if (!port && !memcmp(addr, none, sizeof(none)))
-		return strcpy(buf, "-");
+		return memcpy(buf, "-", 2);
 	xvm_addr_str(addr, host);
 	snprintf(buf, XVM_ADDR_STR, strchr(host, ':') ? "[%.46s]:%u" : "%.46s:%u", host, port);
 	return buf;

@@ -204,9 +204,9 @@ static void fail(struct xvm_bench_case *c, const char *which, const char *why)
 static void note_path(struct xvm_bench_case *c, const struct xvm_msg_row *r)
 {
 	if (!r->tx_path == !r->rx_path)
-		strcpy(c->path, r->tx_path ? "ring" : "tcp");
+		snprintf(c->path, sizeof(c->path), "%s", r->tx_path ? "ring" : "tcp");
 	else
-		strcpy(c->path, r->tx_path ? "ring/tcp" : "tcp/ring");
+		snprintf(c->path, sizeof(c->path), "%s", r->tx_path ? "ring/tcp" : "tcp/ring");
 	snprintf(c->reason, sizeof(c->reason), "%s", xvm_reason_name(r->reason));
 }
 
@@ -241,7 +241,7 @@ static int timed_xvm(struct bench *b, struct xvm_bench_case *c, struct xvm_pair 
 
 	/* A crr client has no connection that lasts. */
 	if (!strcmp(c->mode, "crr")) {
-		strcpy(c->path, "-");
+		snprintf(c->path, sizeof(c->path), "%s", "-");
 		return timed(b, c, p, &c->xvm);
 	}
 	ret = xvm_pair_row(p, &b->ask, &before);
@@ -336,7 +336,8 @@ static void run_case(struct bench *b, struct xvm_bench_case *c)
 			 100 * c->ring_share, c->reason);
 	} else if (c->other && c->ring_share > 0) {
 		c->ok = false;
-		strcpy(c->why, "bytes went by a ring that should not be there");
+		snprintf(c->why, sizeof(c->why), "%s",
+			 "bytes went by a ring that should not be there");
 	}
 }
 

@@ -47,7 +47,7 @@ static size_t read_rows(struct xvm_ask *a, bool reset, struct row **rows)
 		*rows = realloc(*rows, (n + 1) * sizeof(**rows));
 		if (!*rows)
 			abort();
-		strcpy((*rows)[n].name, m.text);
+		snprintf((*rows)[n].name, sizeof((*rows)[n].name), "%s", m.text);
 		(*rows)[n++].value = m.arg64;
 	}
 	if (!ret && m.type == XVM_MSG_END && m.arg)

@@ -101,7 +101,7 @@ static void make_dirs(const char *dir)
 	char path[PATH_MAX];
 	char *p;
 
-	strcpy(path, dir);
+	snprintf(path, sizeof(path), "%s", dir);
 	for (p = path + 1;; p++) {
 		if (*p && *p != '/')
 			continue;
