@@ -216,14 +216,12 @@ enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 #define XVM_WANT_LEAVE 1u /* off the ring until told otherwise */
 
 /* Counters of one process family. */
-#define XVM_COUNTERS(X)                                                                            \
-	X(offers)                                                                                  \
-	X(paired)                                                                                  \
-	X(refused)                                                                                 \
-	X(enters)                                                                                  \
-	X(leaves)                                                                                  \
-	X(pads_sent) X(pads_taken) X(rings) X(sleeps) X(spins_won) X(spins_lost) X(broken)         \
-		X(connections)
+/* clang-format off */
+#define XVM_COUNTERS(X) \
+	X(offers) X(paired) X(refused) X(enters) X(leaves) X(pads_sent) \
+	X(pads_taken) X(rings) X(sleeps) X(spins_won) X(spins_lost) X(broken) \
+	X(connections)
+/* clang-format on */
 
 struct xvm_shm_arena {
 	uint32_t magic;
