@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What waits need of a paired socket: what is ready, what to ask of the kernel, arming (W1, W3,
+ * W4), and the sleep of a single blocking call.
+ */
+#include <sched.h>
+
+#include "shim/epoll.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/stream.h"
+#include "shim/waker.h"
+#include "transport/lock.h"
+
+#define IN_BITS (EPOLLIN | EPOLLRDNORM)
+#define OUT_BITS (EPOLLOUT | EPOLLWRNORM)
+
+void xvm_sock_publish(struct xvm_sock *s)
+{
+	struct xvm_shm_half *m = s->mine.shm;
+	uint64_t mask = atomic_load_explicit(&s->proc->mask, memory_order_relaxed);
+
+	if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
+		atomic_store(&m->have_wakers, mask);
+}
+
+static void obey(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	xvm_sock_publish(s);
+	xvm_tx_enter(s, fd);
+	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
+	    (!atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
+	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||
+	     (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)))
+		xvm_tx_leave(s, fd,
+			     atomic_load(&s->peer.shm->consent) ? XVM_R_OPERATOR : XVM_R_PEER_LEFT);
+}
+
+uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+	uint32_t out, r;
+
+	obey(s, fd);
+	/* Near the end the kernel knows more: errors, and that both directions are shut. */
+	if (!kernel &&
+	    ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
+	      (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
+	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
+	    REAL(poll)(&pfd, 1, 0) > 0)
+		kernel = (uint32_t)pfd.revents;
+	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
+	r = xvm_rx_ready(s, fd,
+			 kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
+	if (r & EPOLLIN)
+		out |= interest & IN_BITS;
+	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
+		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
+	if (*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE)
+		out |= EPOLLERR; /* taken from the kernel, not yet told */
+	out |= (r | kernel) & interest & EPOLLRDHUP;
+	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
+		out |= interest & OUT_BITS;
+	return out;
+}
+
+uint32_t xvm_sock_peek(struct xvm_sock *s, uint32_t interest)
+{
+	uint32_t out = 0;
+
+	if ((interest & IN_BITS) && xvm_rx_peek(s))
+		out |= interest & IN_BITS;
+	if ((interest & OUT_BITS) && xvm_tx_peek(s))
+		out |= interest & OUT_BITS;
+	return out;
+}
+
+uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
+{
+	uint32_t mask = interest & ~(uint32_t)(OUT_BITS | IN_BITS);
+
+	/* Pads come as input, also to one that waits for room only; but where input is not pads,
+	 * and he does not want it, it would wake him for ever. */
+	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
+		mask |= EPOLLIN;
+	if ((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
+		mask |= EPOLLOUT;
+	/* A sender must hear of its peer's end to find out whether anyone is there (S7). */
+	if ((interest & OUT_BITS) && !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN))
+		mask |= EPOLLRDHUP;
+	return mask;
+}
+
+#define AGAIN_MS 5 /* the bound of a sleep that nobody may end */
+
+/* Who sleeps: by an eventfd of this process, or by pad and then who asks (a thread, an epoll). */
+static uint64_t sleeper_name(struct xvm_waker *w, uint64_t who)
+{
+	if (w)
+		return (uint64_t)xvm_pid() << 8 | (XVM_WAKER_FD + w->index);
+	return (((uint64_t)xvm_pid() << 40) ^ who) << 8 | XVM_WAKER_PAD;
+}
+
+/* One word: named for w if the peer can ring it and nobody else sleeps on it, else the pad. */
+static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper,
+	       _Atomic uint64_t *pads, struct xvm_waker *w, uint64_t seq)
+{
+	uint64_t me = sleeper_name(w, seq), was = 0;
+
+	if (!atomic_compare_exchange_strong(sleeper, &was, me) && was != me)
+		return AGAIN_MS; /* W3: the word is another sleeper's; look again by and by */
+	if (w && !s->inherited &&
+	    (atomic_load_explicit(&s->peer.shm->have_wakers, memory_order_relaxed) >> w->index & 1))
+		atomic_store_explicit(word, XVM_SLEEP(seq, XVM_WAKER_FD + w->index),
+				      memory_order_relaxed);
+	else
+		atomic_store_explicit(
+			word,
+			XVM_SLEEP(atomic_fetch_add_explicit(pads, 1, memory_order_relaxed) + 2,
+				  XVM_WAKER_PAD),
+			memory_order_relaxed);
+	return -1;
+}
+
+int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
+	int bound = -1;
+
+	if (interest & IN_BITS)
+		bound = arm(s, &m->sleep_data, &ep->rx_sleeper, &ep->rx_seq, w, seq);
+	if ((interest & OUT_BITS) && (*(volatile uint64_t *)&ep->tx_epoch & 1)) {
+		int b = arm(s, &m->sleep_room, &ep->tx_sleeper, &ep->tx_seq, w, seq);
+
+		bool fin = atomic_load(&ep->flags) & XVM_EPF_FIN_SEEN;
+
+		/* W4, S7: nobody could wake us for room, or nobody may be there to do it. */
+		if (fin || (XVM_SLEEP_WAKER(atomic_load(&m->sleep_room)) == XVM_WAKER_PAD &&
+			    !xvm_tx_pad_wakes(s))) {
+			atomic_thread_fence(memory_order_seq_cst);
+			if (!xvm_tx_peek(s) && xvm_tx_leave(s, fd, XVM_R_NO_CONSENT) < 0) {
+				b = AGAIN_MS;
+				if (fin)
+					xvm_tx_probe(s, fd);
+			}
+		}
+		if (b >= 0)
+			bound = b;
+	}
+	atomic_store_explicit(&m->cpu, (uint32_t)sched_getcpu() + 1, memory_order_relaxed);
+	/* W1: the word is out before we look again; pairs with the fences of W2. */
+	atomic_thread_fence(memory_order_seq_cst);
+	return bound;
+}
+
+void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w, uint64_t who)
+{
+	uint64_t me = sleeper_name(w, who), was = me;
+
+	if (interest & IN_BITS)
+		atomic_compare_exchange_strong(&s->ep->rx_sleeper, &was, 0);
+	was = me;
+	if (interest & OUT_BITS)
+		atomic_compare_exchange_strong(&s->ep->tx_sleeper, &was, 0);
+}
+
+struct xvm_edge xvm_sock_edge(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_edge e;
+
+	e.in = atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) +
+	       *(volatile uint64_t *)&ep->rx_epoch +
+	       (atomic_load(&ep->flags) & XVM_EPF_FIN_SEEN ? 1 : 0) +
+	       (atomic_load_explicit(&s->peer.shm->fin, memory_order_relaxed) ? 1 : 0);
+	/* Room makes an edge only after a send that found none. */
+	e.out = atomic_load_explicit(&ep->tx_full, memory_order_relaxed) +
+		*(volatile uint64_t *)&ep->tx_epoch;
+	return e;
+}
+
+bool xvm_sock_same_cpu(struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->peer.shm->cpu, memory_order_relaxed) ==
+	       (uint32_t)sched_getcpu() + 1;
+}
+
+/* Would the kernel have restarted the call that a signal has interrupted? Only if all handlers say
+ * so. */
+static bool restarts(void)
+{
+	struct sigaction sa;
+
+	for (int sig = 1; sig < _NSIG; sig++) {
+		if (sigaction(sig, NULL, &sa) < 0 || sa.sa_handler == SIG_DFL ||
+		    sa.sa_handler == SIG_IGN)
+			continue;
+		if (sig >= 32 && sig < 34)
+			continue; /* libc's own */
+		if (!(sa.sa_flags & SA_RESTART))
+			return false;
+	}
+	return true;
+}
+
+static bool spin(struct xvm_sock *s, uint32_t what)
+{
+	uint64_t budget = xvm_spin_budget(), start;
+
+	if (!budget || xvm_sock_same_cpu(s))
+		return false;
+	start = xvm_now_ns();
+	for (;;) {
+		for (int i = 0; i < 64; i++) {
+			if (xvm_sock_peek(s, what)) {
+				xvm_spin_won(xvm_now_ns() - start);
+				XVM_COUNT(spins_won);
+				return true;
+			}
+#if defined(__x86_64__)
+			__builtin_ia32_pause();
+#endif
+		}
+		if (xvm_now_ns() - start > budget)
+			break;
+	}
+	XVM_COUNT(spins_lost);
+	return false;
+}
+
+int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
+				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
+	struct xvm_waker *w = NULL;
+	struct pollfd pfd[2] = {{.fd = fd}, {.events = POLLIN}};
+	struct timespec ts;
+	uint64_t now = 0, start, end = deadline;
+	int bound, r, e;
+
+	if (xvm_fdtab_peek(fd) != &s->file)
+		return -EBADF; /* closed by another thread, perhaps reused */
+	xvm_link_poll();
+	obey(s, fd);
+	if (ring && spin(s, what))
+		return 0;
+	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
+	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
+	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
+	if (xvm_sock_peek(s, what)) {
+		r = 0;
+		goto out;
+	}
+	if (bound == AGAIN_MS)
+		xvm_epoll_release(s);
+	start = xvm_now_ns();
+	if (bound >= 0 && (!end || end > start + (uint64_t)bound * 1000000))
+		end = start + (uint64_t)bound * 1000000;
+	if (end) {
+		now = end > start ? end - start : 0;
+		ts.tv_sec = (time_t)(now / 1000000000);
+		ts.tv_nsec = (long)(now % 1000000000);
+	}
+	pfd[0].events = (short)xvm_sock_kmask(s, what);
+	pfd[1].fd = w ? w->fd : -1;
+	XVM_COUNT(sleeps);
+	r = REAL(ppoll)(pfd, 2, end ? &ts : NULL, NULL);
+	e = errno;
+	now = xvm_now_ns();
+	if (ring)
+		xvm_spin_slept(now - start);
+	if (r < 0) {
+		r = -e;
+		if (e == EINTR && !timed && restarts())
+			r = 0;
+	} else if (r == 0) {
+		r = deadline && now >= deadline ? -EAGAIN : 0;
+	} else {
+		r = 0;
+		if (pfd[0].revents)
+			ep->rx_kcheck = 1;
+		if (pfd[0].revents & POLLRDHUP)
+			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
+		if (pfd[1].revents)
+			xvm_waker_drain(w);
+	}
+out:
+	xvm_sock_disarm(s, what, w, xvm_lock_tid());
+	if (r == 0 && xvm_fdtab_peek(fd) != &s->file)
+		r = -EBADF;
+	/* Input that a sender does not take: pads; the receiving side sees to them. */
+	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN))
+		xvm_rx_ready(s, fd, EPOLLIN);
+	if (w)
+		xvm_waker_put(w);
+	xvm_link_poll();
+	return r;
+}
