@@ -13,7 +13,7 @@
 #include "transport/sys.h"
 
 #define HELLO_MS 100 /* how long a welcome may take: a stopped daemon must not stop programs */
-#define RETRY_NS 1000000000ull /* doubled with each failure in a row */
+#define RETRY_NS 1000000000ull /* doubled with each hello that timed out */
 #define RETRY_MAX 6
 #define LOOK_NS 100000000ull
 #define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
@@ -28,7 +28,7 @@ static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
 static uint64_t next_try;
-static unsigned failures; /* to say hello, in a row */
+static unsigned timeouts; /* of hellos, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
 static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
 
@@ -147,9 +147,7 @@ static void down(enum xvm_reason why)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
 	why_down = why;
-	next_try = xvm_now_ns() + (RETRY_NS << failures);
-	if (failures < RETRY_MAX)
-		failures++;
+	next_try = xvm_now_ns() + (RETRY_NS << timeouts);
 }
 
 static int tell_waker(struct xvm_waker *w)
@@ -174,6 +172,8 @@ static void up_locked(void)
 		return;
 	}
 	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &t);
+	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
+		timeouts++;
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {
 		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
 		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
@@ -186,7 +186,7 @@ static void up_locked(void)
 	__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[id]), __ATOMIC_RELAXED);
 	atomic_store(&xvm_link_table, t);
 	why_down = XVM_R_NONE;
-	failures = 0;
+	timeouts = 0;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		if (atomic_load(&wakers[i]))
 			tell_waker(atomic_load(&wakers[i]));
