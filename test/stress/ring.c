@@ -127,12 +127,17 @@ static void wake(struct end *e, _Atomic uint64_t *sleep_word, struct xvm_shm_loc
 		xvm_unlock(l);
 }
 
+/* Looked at without a lock too, while a sibling may move our cursor: both of one moment. */
 static uint64_t used(struct end *e, bool writer)
 {
-	uint64_t n;
+	_Atomic uint64_t *own = writer ? &e->mine.shm->head : &e->mine.shm->tail;
+	_Atomic uint64_t *other = writer ? &e->peer.shm->tail : &e->peer.shm->head;
+	uint64_t n, at;
 
-	n = writer ? atomic_load(&e->mine.shm->head) - atomic_load(&e->peer.shm->tail)
-		   : atomic_load(&e->peer.shm->head) - atomic_load(&e->mine.shm->tail);
+	do {
+		at = atomic_load(own);
+		n = writer ? at - atomic_load(other) : atomic_load(other) - at;
+	} while (atomic_load(own) != at);
 	if (n > e->mine.ring_size)
 		die("more in the ring than it holds");
 	return n;
