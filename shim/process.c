@@ -278,7 +278,7 @@ static void before_exec(void)
 
 	if (!xvm_fdtab)
 		return;
-	xvm_hand_over_stdio();
+	xvm_hand_over_inherited(XVM_R_EXEC, !xvm_in_vfork());
 	if (xvm_in_vfork())
 		return;
 	for (int fd = 0; fd < hi; fd++)
@@ -319,6 +319,54 @@ XVM_WRAP int execveat(int dir, const char *path, char *const argv[], char *const
 {
 	before_exec();
 	return REAL(execveat)(dir, path, argv, envp, flags);
+}
+
+/*
+ * libc makes the child of these itself, and executes in it past our wrappers. What file actions
+ * give to the child under another number is known when they are added.
+ */
+static void before_spawn(void)
+{
+	if (xvm_fdtab)
+		xvm_hand_over_inherited(XVM_R_EXEC, false);
+}
+
+XVM_WRAP int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *fa,
+			 const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	before_spawn();
+	return REAL(posix_spawn)(pid, path, fa, attr, argv, envp);
+}
+
+XVM_WRAP int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *fa,
+			  const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	before_spawn();
+	return REAL(posix_spawnp)(pid, file, fa, attr, argv, envp);
+}
+
+XVM_WRAP int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *fa, int from, int to)
+{
+	struct xvm_sock *s = xvm_sock_get(from);
+
+	if (s) {
+		xvm_hand_over(s, from, XVM_R_EXEC);
+		xvm_sock_put(s);
+	}
+	return REAL(posix_spawn_file_actions_adddup2)(fa, from, to);
+}
+
+XVM_WRAP FILE *popen(const char *command, const char *type)
+{
+	before_spawn();
+	return REAL(popen)(command, type);
+}
+
+XVM_WRAP int system(const char *command)
+{
+	if (command)
+		before_spawn();
+	return REAL(system)(command);
 }
 
 void xvm_sandbox(void)

@@ -31,12 +31,18 @@ static void obey(struct xvm_sock *s, int fd)
 
 	xvm_sock_publish(s);
 	xvm_tx_enter(s, fd);
+	if (xvm_tx_owes(s)) {
+		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT);
+		return;
+	}
 	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
-	    (!atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
+	    (atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) != XVM_CONSENT_YES ||
 	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||
 	     (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)))
 		xvm_tx_leave(s, fd,
-			     atomic_load(&s->peer.shm->consent) ? XVM_R_OPERATOR : XVM_R_PEER_LEFT);
+			     atomic_load(&s->peer.shm->consent) == XVM_CONSENT_YES
+				     ? XVM_R_OPERATOR
+				     : XVM_R_PEER_LEFT);
 }
 
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
@@ -86,7 +92,8 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 	 * and he does not want it, it would wake him for ever. */
 	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
 		mask |= EPOLLIN;
-	if ((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
+	if (((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1)) ||
+	    xvm_tx_owes(s))
 		mask |= EPOLLOUT;
 	/* A sender must hear of its peer's end to find out whether anyone is there (S7). */
 	if ((interest & OUT_BITS) && !(atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN))
@@ -154,6 +161,10 @@ int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker
 	atomic_store_explicit(&m->cpu, (uint32_t)sched_getcpu() + 1, memory_order_relaxed);
 	/* W1: the word is out before we look again; pairs with the fences of W2. */
 	atomic_thread_fence(memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ==
+				     XVM_CONSENT_CUT,
+			     0))
+		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT); /* C2 */
 	return bound;
 }
 

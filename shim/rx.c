@@ -252,9 +252,88 @@ static size_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uint
 	return want;
 }
 
+/* Consent was taken back by C1. In force it is only when XVM_EPF_CUT says so. */
+static bool cutting(struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
+}
+
+static bool is_cut(struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_CUT;
+}
+
+static int cut_locked(struct xvm_sock *s, int fd)
+{
+	if (s->ep->rx_epoch & 1)
+		reach_locked(s, s->ep->rx_epoch + 1);
+	atomic_fetch_or(&s->ep->flags, XVM_EPF_CUT);
+	xvm_epoll_changed(s);
+	return 0;
+}
+
+/*
+ * Rule C1, consent being cut: what is S doing? Never waits, takes nothing but pads, and may be
+ * called again and again. 0: cut; -EAGAIN: not to be told yet; -EBUSY: S had left by itself, or
+ * will be on the ring until R has read on: then the rules of reading hold.
+ */
+static int decide_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	ssize_t r;
+
+	for (;;) {
+		/* In this order; pairs with the stores in recall_locked(). */
+		uint64_t epoch = atomic_load(&p->epoch), recalled = atomic_load(&p->recalled);
+		uint64_t put = atomic_load(&p->tcp_put), bnd = atomic_load(&p->bnd_tcp);
+		uint64_t due = put - ep->rx_tcp_got;
+		bool left = epoch != ep->rx_epoch;
+
+		if (!(ep->rx_epoch & 1)) { /* on TCP */
+			if (!left && !recalled)
+				return cut_locked(s, fd);
+			if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS))
+				return xvm_sock_broken(s, fd);
+			if ((int64_t)(bnd - ep->rx_tcp_got) > 0)
+				return put == bnd ? cut_locked(s, fd) : -EBUSY;
+			if (!recalled) {
+				if (epoch != ep->rx_epoch + 1 || bnd != ep->rx_tcp_got)
+					return xvm_sock_broken(s, fd);
+				reach_locked(s, epoch);
+				continue;
+			}
+		} else if (!recalled) {
+			if (left && epoch != ep->rx_epoch + 1)
+				return xvm_sock_broken(s, fd);
+			if (left && bnd == ep->rx_tcp_got)
+				return -EBUSY; /* its pad has been taken */
+			if (left)
+				due = bnd - 1 - ep->rx_tcp_got;
+		}
+		if (due >= 1u << 30)
+			return xvm_sock_broken(s, fd);
+		if (due == 0 && (recalled || !left))
+			return cut_locked(s, fd);
+		if (!readable(fd))
+			return -EAGAIN;
+		/* Said before anything is sent again: what was there until now is a pad. */
+		if (!recalled && (atomic_load(&p->recalled) || atomic_load(&p->tcp_put) != put))
+			continue;
+		if (due == 0)
+			return -EBUSY; /* the pad of its leave, or the end */
+		r = discard(s, fd, due);
+		if (r == -EAGAIN || r == -EINTR)
+			return -EAGAIN;
+		if (r <= 0) /* the end: who is gone resends nothing */
+			return recalled ? cut_locked(s, fd) : -EBUSY;
+	}
+}
+
 /*
  * Pass the boundaries that have been reached. What is there then:
- * bytes of the ring in *avail, or (0) nothing that shared memory knows of. Negative: broken.
+ * bytes of the ring in *avail, or (0) nothing that shared memory knows of. Negative: broken, or
+ * -EAGAIN: a cut that is not decided.
  */
 static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 {
@@ -264,8 +343,17 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 	for (;;) {
 		uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
 		uint64_t end;
+		int err;
 
 		*avail = 0;
+		if (__builtin_expect(cutting(s), 0)) {
+			if (is_cut(s))
+				return 0;
+			err = decide_locked(s, fd);
+			if (err != -EBUSY || !(ep->rx_epoch & 1))
+				return err == -EBUSY ? 0 : err;
+			epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
+		}
 		if (epoch != ep->rx_epoch && epoch != ep->rx_epoch + 1)
 			return xvm_sock_broken(s, fd);
 		if (!(ep->rx_epoch & 1)) { /* on TCP */
@@ -423,6 +511,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t avail, epoch, bnd, limit;
+	bool bounded;
 	ssize_t r;
 	int err;
 
@@ -469,12 +558,13 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		if (ep->rx_err)
 			return end_locked(s, io);
 		limit = UINT64_MAX;
-		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
+		bounded = !is_cut(s);
+		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
 		ep->rx_busy = 1;
 		r = kernel_recv(fd, io, limit);
-		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
+		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
 		    (atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
 			bnd = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed);
 			if (r > 0) { /* R2: what lies behind the boundary is pads */
@@ -590,19 +680,41 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	return done ? done : r;
 }
 
-int xvm_rx_on_tcp(struct xvm_sock *s, int fd)
+int xvm_rx_cut(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	uint64_t avail = 0;
+	struct xvm_shm_half *p = s->peer.shm;
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+	uint64_t avail;
+	bool ended;
 	int r;
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return -EAGAIN;
+	recount_locked(s, fd);
 	r = settle_locked(s, fd, &avail);
-	if (r == 0 && avail)
-		r = -EBUSY;
-	else if (r == 0 && ((ep->rx_epoch & 1) || atomic_load(&s->peer.shm->epoch) != ep->rx_epoch))
-		r = ep->rx_eof || ep->rx_err ? 0 : -EAGAIN;
+	if (r < 0 && r != -EAGAIN)
+		goto out;
+	/* C1: stored before the looks; pairs with the looks in tx.c. */
+	atomic_store(&s->mine.shm->consent, XVM_CONSENT_CUT);
+	atomic_thread_fence(memory_order_seq_cst);
+	r = settle_locked(s, fd, &avail);
+	if (r < 0 || !is_cut(s)) {
+		/* It reads on by the rules of reading, and may come to TCP by them. */
+		if (r == 0 && !avail && !(ep->rx_epoch & 1) &&
+		    atomic_load(&p->epoch) == ep->rx_epoch)
+			r = cut_locked(s, fd);
+		else if (r == 0)
+			r = -EBUSY;
+		goto out;
+	}
+	/* C4: nobody may be left to resend. */
+	if (atomic_load(&p->head) != ep->rx_tail && !atomic_load(&p->recalled)) {
+		ended = REAL(poll)(&pfd, 1, 0) > 0;
+		if (!atomic_load(&p->recalled))
+			r = ended ? -EBUSY : -EINPROGRESS;
+	}
+out:
 	xvm_unlock(&ep->rx_lock);
 	return r;
 }
@@ -644,6 +756,8 @@ bool xvm_rx_peek(struct xvm_sock *s)
 	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
 	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch;
 
+	if (__builtin_expect(is_cut(s), 0))
+		return false;
 	if (mine & 1) {
 		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
 
@@ -665,6 +779,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	struct xvm_shm_ep *ep = s->ep;
 	uint64_t avail;
 	uint32_t out = 0;
+	int r;
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return xvm_rx_peek(s) ? EPOLLIN : 0;
@@ -673,8 +788,9 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	if (kernel)
 		ep->rx_kcheck = 1;
 	do {
-		if (settle_locked(s, fd, &avail) < 0) {
-			out = EPOLLIN;
+		r = settle_locked(s, fd, &avail);
+		if (r < 0) {
+			out = r == -EAGAIN ? 0 : EPOLLIN;
 			break;
 		}
 		if (avail) {
@@ -724,7 +840,7 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 		REAL(ioctl)(fd, SIOCINQ, &inq);
 		avail = (uint64_t)inq;
 		epoch |= atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
-		if (epoch != ep->rx_epoch) {
+		if (epoch != ep->rx_epoch && !is_cut(s)) {
 			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
 
 			if (avail >= left) {

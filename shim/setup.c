@@ -109,13 +109,14 @@ XVM_WRAP int listen(int fd, int backlog)
 XVM_WRAP int shutdown(int fd, int how)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
+	bool later = false;
 	int r;
 
 	if (!s)
 		return REAL(shutdown)(fd, how);
 	if (how == SHUT_WR || how == SHUT_RDWR) {
 		if (xvm_sock_on(s))
-			xvm_tx_shutdown(s, fd);
+			later = !xvm_tx_shutdown(s, fd);
 		else
 			atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
 	}
@@ -125,7 +126,7 @@ XVM_WRAP int shutdown(int fd, int how)
 	if (xvm_sock_on(s) && (atomic_load(&s->ep->flags) & XVM_EPF_RX_SHUT) &&
 	    (atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT))
 		atomic_store(&s->mine.shm->rx_closed, 1);
-	r = REAL(shutdown)(fd, how);
+	r = later && how == SHUT_WR ? 0 : REAL(shutdown)(fd, later ? SHUT_RD : how);
 	xvm_sock_put(s);
 	return r;
 }
@@ -161,6 +162,9 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 		xvm_sock_put(s);
 		return 0;
 	}
+	/* The kernel will see to the bytes itself. */
+	if (level == IPPROTO_TCP && (name == TCP_ULP || name == TCP_REPAIR))
+		xvm_hand_over(s, fd, XVM_R_UNSUPPORTED);
 	r = REAL(setsockopt)(fd, level, name, val, len);
 	if (r == 0 && level == SOL_SOCKET) {
 		switch (name) {
@@ -179,8 +183,6 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 				xvm_sock_never(s, XVM_R_UNSUPPORTED);
 			break;
 		}
-	} else if (r == 0 && level == IPPROTO_TCP && (name == TCP_ULP || name == TCP_REPAIR)) {
-		xvm_sock_never(s, XVM_R_UNSUPPORTED);
 	}
 	xvm_sock_put(s);
 	return r;

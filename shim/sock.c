@@ -471,14 +471,14 @@ void xvm_sock_closing(int fd)
 	ep = s->ep;
 	xvm_link_poll();
 	xvm_epoll_closing(s, fd);
-	if (atomic_load(&s->file.nfds) > 1 || !release(s))
+	if (atomic_load(&s->file.nfds) > 1 || !release(s) ||
+	    (atomic_load(&ep->flags) & XVM_EPF_GIVEN))
 		goto out;
 	if (xvm_sock_on(s)) {
 		bool unread = xvm_rx_finish(s, fd);
 
-		xvm_tx_finish(s, fd);
 		/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
-		if (unread)
+		if (!xvm_tx_finish(s, fd) || unread)
 			reset_at_close(fd);
 	} else if (atomic_load(&ep->state) == XVM_EP_OFFERED &&
 		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
@@ -509,14 +509,27 @@ void xvm_sock_dispose(struct xvm_file *f)
 	xvm_pool_put(&socks, s);
 }
 
-void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why)
+/* Who has cut the direction (C1) has said more. */
+static void refuse(struct xvm_sock *s)
+{
+	uint64_t yes = XVM_CONSENT_YES;
+
+	atomic_compare_exchange_strong(&s->mine.shm->consent, &yes, XVM_CONSENT_NO);
+}
+
+void xvm_sock_forbid(struct xvm_sock *s, enum xvm_reason why)
 {
 	struct xvm_shm_ep *ep = s->ep;
 
 	if (!(atomic_fetch_or(&ep->flags, XVM_EPF_NEVER) & XVM_EPF_NEVER))
 		atomic_store(&ep->reason, why);
+}
+
+void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why)
+{
+	xvm_sock_forbid(s, why);
 	if (xvm_sock_on(s))
-		atomic_store(&s->mine.shm->consent, 0);
+		refuse(s);
 }
 
 int xvm_sock_broken(struct xvm_sock *s, int fd)
@@ -547,7 +560,7 @@ static bool wish(struct xvm_sock *s, int fd, bool leave)
 	}
 	atomic_fetch_or(&ep->want, XVM_WANT_LEAVE);
 	/* Our direction now, if it may; theirs when they next send. */
-	atomic_store(&s->mine.shm->consent, 0);
+	refuse(s);
 	xvm_tx_leave(s, fd, XVM_R_OPERATOR);
 	return true;
 }
@@ -585,10 +598,7 @@ void xvm_sock_exec(int fd)
 		/* Still a holder if it stays open: then nobody offers it meanwhile. */
 		if (fl >= 0 && (fl & FD_CLOEXEC))
 			xvm_fdtab_clear(fd);
-	} else if (fl >= 0 && !(fl & FD_CLOEXEC)) {
-		xvm_sock_never(s, XVM_R_EXEC);
-		xvm_tx_leave(s, fd, XVM_R_EXEC);
-	} else if (other_holders(s->ep, false)) {
+	} else if ((fl < 0 || (fl & FD_CLOEXEC)) && other_holders(s->ep, false)) {
 		let_go(s->ep);
 	}
 	xvm_sock_put(s);
@@ -619,8 +629,14 @@ void xvm_sock_exiting(void)
 
 		if (!s)
 			continue;
-		if (xvm_sock_on(s) && xvm_rx_tidy(s, fd) && !other_holders(s->ep, false))
-			reset_at_close(fd);
+		if (xvm_sock_on(s)) {
+			bool unread = xvm_rx_tidy(s, fd);
+
+			if (!other_holders(s->ep, false) &&
+			    !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&
+			    (!xvm_tx_finish(s, fd) || unread))
+				reset_at_close(fd);
+		}
 		xvm_sock_put(s);
 	}
 }

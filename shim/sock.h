@@ -89,8 +89,10 @@ struct xvm_edge xvm_sock_edge(struct xvm_sock *s);
 /* Is the peer's CPU, as it last said, the one that this thread runs on? Then spinning is vain. */
 bool xvm_sock_same_cpu(struct xvm_sock *s);
 
-/* Never again on the ring, for this reason: leaves as soon as it may, does not consent. */
+/* Never again on the ring, for this reason: leaves as soon as it may, does not consent. Forbid: the
+ * consent is the caller's business. */
 void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why);
+void xvm_sock_forbid(struct xvm_sock *s, enum xvm_reason why);
 
 void xvm_sock_all_never(enum xvm_reason why);
 

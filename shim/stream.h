@@ -45,12 +45,19 @@ void xvm_tx_enter(struct xvm_sock *s, int fd);
 /* Rule W2, after consuming. */
 void xvm_rx_room(struct xvm_sock *s, int fd);
 
-/* Rule S3, if it may be. 0, or -EAGAIN. With tx_lock not held. */
+/* Rule S3, if it may be, or C2. 0, or -EAGAIN: not yet, or something is still owed. With tx_lock
+ * not held. */
 int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why);
 /* A pad, to find out whether anybody is there (S7). */
 int xvm_tx_probe(struct xvm_sock *s, int fd);
-/* shutdown(SHUT_WR) of a paired socket, before the kernel's. */
-void xvm_tx_shutdown(struct xvm_sock *s, int fd);
+/* Is anything owed to the kernel? Then room there is waited for whatever the application wants. */
+static inline bool xvm_tx_owes(const struct xvm_sock *s)
+{
+	return *(volatile uint16_t *)&s->ep->tx_owed != XVM_OWED_NOTHING;
+}
+/* shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later, when
+ * what is owed has been sent. */
+bool xvm_tx_shutdown(struct xvm_sock *s, int fd);
 /* Can the peer wake us for room by pad (W4)? */
 bool xvm_tx_pad_wakes(struct xvm_sock *s);
 /* Wake the peer that sleeps by word. locked: tx_lock is held. */
@@ -59,19 +66,22 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 /* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none.
  */
 int xvm_rx_error(struct xvm_sock *s);
-/* Is this direction on TCP, with nothing left to pass? 0; -EAGAIN: not yet; -EBUSY: input lies
- * unread in the ring; or another negative errno. */
-int xvm_rx_on_tcp(struct xvm_sock *s, int fd);
+/* Rule C1: off the ring for good, and the peer resends by TCP what was not taken. 0;
+ * -EINPROGRESS: done, but the peer has not said yet that it will; -EAGAIN: not yet; -EBUSY: it
+ * cannot be done; or another negative errno. */
+int xvm_rx_cut(struct xvm_sock *s, int fd);
 /* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not
  * long. */
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
-/* The same for what lies on descriptors 0 to 2, for the image that is about to be executed. */
-void xvm_hand_over_stdio(void);
+/* The same for what another program image inherits: surely what lies on descriptors 0 to 2; perhaps
+ * the rest, which is not reset. holder: its process is one of the endpoints' holders. */
+void xvm_hand_over_inherited(enum xvm_reason why, bool holder);
 /* Take the pads that are there: the process is about to end. Is input left unread? */
 bool xvm_rx_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
 bool xvm_rx_finish(struct xvm_sock *s, int fd);
-void xvm_tx_finish(struct xvm_sock *s, int fd);
+/* What is owed is sent. False: the peer does not take it; then the end has to be a reset. */
+bool xvm_tx_finish(struct xvm_sock *s, int fd);
 
 /* The peer wrote nonsense: reset. Returns -ECONNRESET. */
 int xvm_sock_broken(struct xvm_sock *s, int fd);

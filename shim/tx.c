@@ -29,6 +29,8 @@ static uint64_t ticks(void)
 }
 #define TICKS_MS 2000000
 
+#define FINISH_MS 1000 /* a close waits so long for a peer that takes nothing of what is owed */
+
 /* S1: bytes given to the kernel so far, as the kernel counts them. */
 static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
 {
@@ -71,6 +73,12 @@ static int send_pad(int fd)
 	return r == 1 ? 0 : -errno;
 }
 
+/* Has the reader cut this direction off the ring (C1)? */
+static bool is_cut(struct xvm_sock *s)
+{
+	return atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
+}
+
 /* S4. 0 if a pad is on its way, or a negative errno. */
 static int pad_locked(struct xvm_sock *s, int fd)
 {
@@ -78,11 +86,11 @@ static int pad_locked(struct xvm_sock *s, int fd)
 	int r;
 
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
-	/* S4, S6: counted before the look; pairs with xvm_rx_finish(). */
+	/* S4, S6, C3: counted before the look; pairs with xvm_rx_finish() and xvm_rx_cut(). */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load(&s->peer.shm->rx_closed)) {
+	if (is_cut(s) || atomic_load(&s->peer.shm->rx_closed)) {
 		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
-		return -EPIPE;
+		return is_cut(s) ? -EAGAIN : -EPIPE;
 	}
 	ep->tx_busy = 1;
 	r = send_pad(fd);
@@ -100,22 +108,106 @@ static int pad_locked(struct xvm_sock *s, int fd)
 	return r;
 }
 
+static void recount_locked(struct xvm_sock *s, int fd);
+
+/* One stretch of the ring's bytes that were recalled (C2). */
+static ssize_t resend_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	size_t at = ep->tx_resend & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
+	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+	ssize_t r;
+
+	if (n > ep->tx_head - ep->tx_resend)
+		n = (size_t)(ep->tx_head - ep->tx_resend);
+	ep->tx_busy = 1;
+	if (!xvm_conf.sandboxed) {
+		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	} else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) {
+		r = REAL(write)(fd, s->mine.ring + at, n < 4096 ? n : 4096);
+	} else {
+		errno = EAGAIN;
+		r = -1;
+	}
+	if (r > 0) {
+		ep->tx_tcp_put += (uint64_t)r;
+		ep->tx_resend += (uint64_t)r;
+	}
+	ep->tx_busy = 0;
+	return r < 0 ? -errno : r;
+}
+
+/* Nothing is owed any more. */
+static void paid_locked(struct xvm_sock *s, int fd)
+{
+	s->ep->tx_owed = XVM_OWED_NOTHING;
+	if (atomic_fetch_and(&s->ep->flags, ~XVM_EPF_FIN_DUE) & XVM_EPF_FIN_DUE)
+		REAL(shutdown)(fd, SHUT_WR);
+	xvm_epoll_changed(s);
+}
+
+/* C2. Also from the window between the epoch of a leave and its pad. */
+static int recall_locked(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
+	uint64_t tail;
+
+	recount_locked(s, fd);
+	tail = atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
+	if (ep->tx_head - tail > s->mine.ring_size)
+		return xvm_sock_broken(s, fd);
+	if (ep->tx_owed == XVM_OWED_PAD)
+		ep->tx_tcp_put--;
+	ep->tx_resend = tail;
+	ep->tx_owed = XVM_OWED_BYTES;
+	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
+	/* Before anything is sent: then what R finds without it is a pad. Before the epoch: then
+	 * R does not take that for a leave. Pairs with the loads in xvm_rx_cut(). */
+	atomic_store(&m->recalled, 1);
+	if (ep->tx_epoch & 1) {
+		ep->tx_busy = 1;
+		ep->tx_epoch++;
+		atomic_store(&m->epoch, ep->tx_epoch);
+		ep->tx_busy = 0;
+		XVM_COUNT(leaves);
+	}
+	atomic_store(&ep->reason, XVM_R_PEER_LEFT);
+	atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+	return 0;
+}
+
+/* What goes to the kernel before anything else. 0 if nothing is left of it. */
 static int owed_locked(struct xvm_sock *s, int fd)
 {
 	int r;
 
-	if (!s->ep->tx_pad_owed)
+	if (s->ep->tx_owed == XVM_OWED_NOTHING)
 		return 0;
-	r = send_pad(fd);
-	if (r < 0)
-		return r;
-	s->ep->tx_pad_owed = 0;
-	s->ep->tx_pads++;
-	XVM_COUNT(pads_sent);
+	if (s->ep->tx_owed == XVM_OWED_PAD) {
+		/* C3: the epoch is out; pairs with xvm_rx_cut(). */
+		atomic_thread_fence(memory_order_seq_cst);
+		if (!is_cut(s)) {
+			r = send_pad(fd);
+			if (r < 0)
+				return r;
+			s->ep->tx_pads++;
+			XVM_COUNT(pads_sent);
+			s->ep->tx_owed = XVM_OWED_NOTHING;
+			return 0;
+		}
+		r = recall_locked(s, fd);
+		if (r < 0)
+			return r;
+	}
+	while (s->ep->tx_resend != s->ep->tx_head) {
+		r = (int)resend_locked(s, fd);
+		if (r < 0)
+			return r;
+	}
+	paid_locked(s, fd);
 	return 0;
 }
-
-static void recount_locked(struct xvm_sock *s, int fd);
 
 static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
@@ -123,8 +215,16 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	struct xvm_shm_half *m = s->mine.shm;
 
 	if (!(ep->tx_epoch & 1))
-		return 0;
+		return owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
 	recount_locked(s, fd);
+	if (is_cut(s)) {
+		int r = recall_locked(s, fd);
+
+		if (r == 0)
+			r = owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
+		xvm_epoll_changed(s);
+		return r;
+	}
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
 	ep->tx_tcp_put++;
@@ -132,7 +232,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
 	ep->tx_busy = 1;
-	ep->tx_pad_owed = 1;
+	ep->tx_owed = XVM_OWED_PAD;
 	ep->tx_epoch++;
 	/* Pairs with the acquire in settle_locked(): the boundary is there before the epoch. */
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
@@ -153,13 +253,13 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	int r;
 
 	/* S7: after the peer's FIN it could not wait for room. */
-	if (xvm_conf.sandboxed || ep->tx_pad_owed ||
+	if (xvm_conf.sandboxed || ep->tx_owed ||
 	    (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT | XVM_EPF_FIN_SEEN)))
 		return false;
 	recount_locked(s, fd);
 	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 		return false;
-	if (!atomic_load(&p->consent) ||
+	if (atomic_load(&p->consent) != XVM_CONSENT_YES ||
 	    atomic_load_explicit(&p->reached, memory_order_acquire) != ep->tx_epoch)
 		return false;
 	if (atomic_load(&p->rx_closed))
@@ -203,6 +303,8 @@ static void recount_locked(struct xvm_sock *s, int fd)
 		return;
 	ep->tx_epoch = atomic_load(&s->mine.shm->epoch);
 	if ((atomic_load(&ep->flags) & XVM_EPF_TX_POS) && position(ep, fd, &pos) == 0) {
+		if (ep->tx_owed == XVM_OWED_BYTES)
+			ep->tx_resend += pos - ep->tx_tcp_put;
 		ep->tx_tcp_put = pos;
 		if (ep->tx_epoch & 1)
 			atomic_store(&s->mine.shm->tcp_put, pos);
@@ -317,13 +419,13 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (atomic_load_explicit(&p->rx_closed, memory_order_relaxed) ||
 		    (flags & XVM_EPF_TX_SHUT))
 			return kernel_send(fd, io); /* it has an error to tell, and a signal */
-		if (!atomic_load_explicit(&p->consent, memory_order_relaxed))
+		if (atomic_load_explicit(&p->consent, memory_order_relaxed) != XVM_CONSENT_YES)
 			leave_locked(s, fd, XVM_R_PEER_LEFT);
 		else if (flags & XVM_EPF_NEVER)
 			leave_locked(s, fd, atomic_load(&ep->reason) ?: XVM_R_UNSUPPORTED);
 		else if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 			leave_locked(s, fd, XVM_R_OPERATOR);
-		if (ep->tx_pad_owed)
+		if (ep->tx_owed)
 			return -EAGAIN;
 	}
 	if (!(ep->tx_epoch & 1) && !enter_locked(s, fd)) {
@@ -378,6 +480,8 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	word = atomic_load_explicit(&p->sleep_data, memory_order_relaxed);
 	if (word != atomic_load_explicit(&s->rung_data, memory_order_relaxed))
 		xvm_tx_wake(s, fd, word, &s->rung_data, true);
+	if (__builtin_expect(is_cut(s), 0)) /* C2: after the publication; pairs with xvm_rx_cut() */
+		leave_locked(s, fd, XVM_R_PEER_LEFT);
 	return (ssize_t)n;
 }
 
@@ -482,23 +586,53 @@ int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)
 	return r;
 }
 
-void xvm_tx_shutdown(struct xvm_sock *s, int fd)
+bool xvm_tx_shutdown(struct xvm_sock *s, int fd)
 {
+	bool now = true;
+
 	if (xvm_lock(&s->ep->tx_lock) < 0)
-		return;
+		return now;
 	owed_locked(s, fd);
-	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
-	if (s->ep->tx_epoch & 1)
+	if (s->ep->tx_epoch & 1) {
 		atomic_store(&s->mine.shm->fin, s->ep->tx_head + 1);
+		/* C4: stored before the look; pairs with xvm_rx_cut(). */
+		atomic_thread_fence(memory_order_seq_cst);
+		if (is_cut(s))
+			leave_locked(s, fd, XVM_R_PEER_LEFT);
+	}
+	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
+	if (s->ep->tx_owed == XVM_OWED_BYTES) {
+		atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_DUE);
+		now = false;
+	}
 	xvm_unlock(&s->ep->tx_lock);
+	return now;
 }
 
-void xvm_tx_finish(struct xvm_sock *s, int fd)
+bool xvm_tx_finish(struct xvm_sock *s, int fd)
 {
+	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+	bool done;
+	int r;
+
 	if (xvm_lock(&s->ep->tx_lock) < 0)
-		return;
-	owed_locked(s, fd);
+		return true;
+	/* C4: rx_closed was stored, and a fence, before. */
+	if ((s->ep->tx_epoch & 1) && is_cut(s))
+		recall_locked(s, fd);
+	do {
+		uint64_t before = s->ep->tx_resend;
+
+		r = owed_locked(s, fd);
+		if (r != -EAGAIN || s->ep->tx_owed != XVM_OWED_BYTES)
+			break;
+		/* TCP would send it behind our back; as long as the peer takes some, wait. */
+		if (before == s->ep->tx_resend && REAL(poll)(&pfd, 1, FINISH_MS) == 0)
+			break;
+	} while (true);
+	done = s->ep->tx_owed != XVM_OWED_BYTES;
 	xvm_unlock(&s->ep->tx_lock);
+	return done;
 }
 
 bool xvm_tx_peek(struct xvm_sock *s)
@@ -507,7 +641,7 @@ bool xvm_tx_peek(struct xvm_sock *s)
 
 	if (!(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
 		return false;
-	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) ||
+	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) || is_cut(s) ||
 	    (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_TX_SHUT))
 		return true;
 	used = *(volatile uint64_t *)&s->ep->tx_head -
@@ -519,7 +653,7 @@ uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 {
 	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
 		return xvm_tx_peek(s) || (kernel & (EPOLLERR | EPOLLHUP)) ? EPOLLOUT : 0;
-	return kernel & EPOLLOUT;
+	return xvm_tx_owes(s) ? 0 : kernel & EPOLLOUT;
 }
 
 size_t xvm_tx_pending(struct xvm_sock *s, int fd)
@@ -529,7 +663,8 @@ size_t xvm_tx_pending(struct xvm_sock *s, int fd)
 
 	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
 		used = *(volatile uint64_t *)&s->ep->tx_head - atomic_load(&s->peer.shm->tail);
-	else
-		REAL(ioctl)(fd, SIOCOUTQ, &outq);
+	else if (!REAL(ioctl)(fd, SIOCOUTQ, &outq) && xvm_tx_owes(s))
+		used = *(volatile uint64_t *)&s->ep->tx_head -
+		       *(volatile uint64_t *)&s->ep->tx_resend;
 	return used <= s->mine.ring_size ? (size_t)used + (size_t)outq : 0;
 }

@@ -46,6 +46,13 @@
 #define XVM_SLEEP_WAKER(word) ((unsigned)((word)&0xff))
 #define XVM_SLEEP_SEQ(word) ((uint64_t)(word) >> 8)
 
+/* May the peer be on the ring? */
+enum {
+	XVM_CONSENT_NO,	 /* it may not enter, and is to leave */
+	XVM_CONSENT_YES, /* it may enter */
+	XVM_CONSENT_CUT, /* never again, and what was not taken is to be sent by TCP (C1) */
+};
+
 struct xvm_shm_half {
 	/* Owner, once, before the half is offered. */
 	uint32_t magic;
@@ -62,13 +69,14 @@ struct xvm_shm_half {
 	_Atomic uint64_t bnd_ring; /* ring position at which the newest phase began */
 	_Atomic uint64_t tcp_put;  /* on the ring: TCP bytes ever put in, pads included */
 	_Atomic uint64_t fin;	   /* 0, or 1 + the ring position of shutdown(SHUT_WR) */
+	_Atomic uint64_t recalled; /* 1: what the peer had not taken goes by TCP (C2) */
 
 	/* The owner as receiver, for each message. */
 	alignas(XVM_LINE) _Atomic uint64_t tail; /* ring bytes of the peer's half consumed */
 
 	/* The owner as receiver, seldom. */
 	alignas(XVM_LINE) _Atomic uint64_t reached; /* the peer's epoch that has been reached */
-	_Atomic uint64_t consent;     /* 1: the peer may enter; 0: it may not, and is to leave */
+	_Atomic uint64_t consent;		    /* XVM_CONSENT_* */
 	_Atomic uint64_t have_wakers; /* bit i: the owner can ring the peer's eventfd i */
 	_Atomic uint64_t rx_closed;   /* 1: nobody will ever read again */
 
@@ -175,7 +183,7 @@ struct xvm_shm_ep {
 	int32_t rx_err;		     /* errno that came with it */
 
 	alignas(XVM_LINE) struct xvm_shm_lock tx_lock;
-	uint16_t tx_pad_owed;	 /* the pad that ends the ring phase is still to be sent */
+	uint16_t tx_owed;	 /* XVM_OWED_*: goes to the kernel before anything else */
 	uint16_t tx_busy;	 /* tx_tcp_put is about to change: its holder is in the kernel */
 	uint64_t tx_tcp_put;	 /* TCP position: bytes given to the kernel, pads included */
 	uint64_t tx_pads;	 /* pads among them */
@@ -190,6 +198,7 @@ struct xvm_shm_ep {
 	_Atomic uint64_t n_tx_ring, n_rx_ring;		       /* stream bytes by ring, for ss */
 	_Atomic uint32_t opt_nodelay, opt_cork;	  /* what the application believes is set */
 	_Atomic int64_t rcvtimeo_us, sndtimeo_us; /* 0: none */
+	uint64_t tx_resend; /* C2, under tx_lock: ring bytes from here to tx_head are owed */
 
 	alignas(XVM_LINE) struct xvm_shm_holder holders[XVM_HOLDERS];
 
@@ -212,6 +221,12 @@ enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 #define XVM_EPF_RX_POS 128u   /* rx_tcp_got is known */
 #define XVM_EPF_TX_POS 256u   /* tx_tcp_put is known */
 #define XVM_EPF_PADS_RST 512u /* the kernel's reset was about pads: it is a FIN to the program */
+#define XVM_EPF_CUT 1024u     /* receives by TCP alone, for good (C1) */
+#define XVM_EPF_FIN_DUE 2048u /* shutdown(SHUT_WR) of the kernel waits for owed bytes */
+#define XVM_EPF_GIVEN 4096u   /* others hold it too that are no holders: no close is the last */
+
+/* What goes to the kernel before anything else: the pad of a leave, or what was recalled. */
+enum { XVM_OWED_NOTHING, XVM_OWED_PAD, XVM_OWED_BYTES };
 
 #define XVM_WANT_LEAVE 1u /* off the ring until told otherwise */
 

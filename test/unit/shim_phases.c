@@ -360,6 +360,174 @@ Test(phases, random_walk)
 	cr_assert_gt(switches, 500);
 }
 
+/* What a program that knows of no ring reads. */
+static ssize_t take_raw(void)
+{
+	uint8_t buf[20000];
+	ssize_t r = recv(fd[1], buf, sizeof(buf), MSG_DONTWAIT);
+
+	for (ssize_t i = 0; i < r; i++)
+		cr_assert_eq(buf[i], pattern(got + (uint64_t)i), "byte %lu", got + (uint64_t)i);
+	if (r > 0)
+		got += (uint64_t)r;
+	return r;
+}
+
+Test(phases, cut_resends_what_was_not_taken)
+{
+	enter();
+	take(10, 0);
+	cr_assert_eq(put(3000), 3000);
+	cr_assert_eq(take(1000, 0), 1000);
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS, "the sender has not looked yet");
+	cr_assert_eq(take_raw(), -1);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), 0);
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0);
+	cr_assert_eq(put(500), 500);
+	cr_assert(!on_ring());
+	while (got < sent)
+		take_raw(), settle();
+	cr_assert_eq(put(500), 500);
+	cr_assert(!on_ring(), "never again");
+	while (got < sent)
+		take_raw(), settle();
+}
+
+Test(phases, cut_is_no_business_of_a_sender_that_has_left)
+{
+	enter();
+	take(10, 0);
+	put(300);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), 0);
+	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
+	put(300);
+	settle();
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY);
+	while (got < sent)
+		cr_assert_gt(take(100, 0), 0);
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0, "it has come to TCP by itself");
+}
+
+Test(phases, cut_after_the_end)
+{
+	enter();
+	take(10, 0);
+	put(300);
+	cr_assert(xvm_tx_shutdown(s[0], fd[0]));
+	shutdown(fd[0], SHUT_WR);
+	settle();
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY, "nobody can resend");
+}
+
+Test(phases, cut_before_the_end)
+{
+	enter();
+	take(10, 0);
+	put(300);
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	if (xvm_tx_shutdown(s[0], fd[0]))
+		shutdown(fd[0], SHUT_WR);
+	settle();
+	while (got < sent)
+		cr_assert_gt(take_raw(), 0);
+	settle();
+	cr_assert_eq(take_raw(), 0);
+}
+
+static void make_big(void)
+{
+	xvm_conf.ring_size = 1 << 20;
+	make();
+	setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &(int){4608}, sizeof(int));
+	setsockopt(fd[1], SOL_SOCKET, SO_RCVBUF, &(int){65536}, sizeof(int));
+}
+
+Test(phases, cut_with_more_than_the_kernel_takes, .init = make_big)
+{
+	enter();
+	take(10, 0);
+	for (int i = 0; i < 50; i++)
+		cr_assert_eq(put(20000), 20000);
+	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), -EAGAIN);
+	cr_assert(xvm_tx_owes(s[0]));
+	cr_assert_eq(put(1), -EAGAIN, "not before what is owed");
+	cr_assert(xvm_sock_kmask(s[0], EPOLLIN) & EPOLLOUT);
+	cr_assert(!(xvm_sock_poll(s[0], fd[0], EPOLLOUT, 0) & EPOLLOUT));
+	cr_assert_gt(xvm_tx_pending(s[0], fd[0]), 100000);
+	cr_assert(!xvm_tx_shutdown(s[0], fd[0]), "the kernel's FIN has to wait");
+	while (got < sent) {
+		take_raw();
+		xvm_sock_poll(s[0], fd[0], EPOLLIN, 0);
+	}
+	cr_assert(!xvm_tx_owes(s[0]));
+	settle();
+	cr_assert_eq(take_raw(), 0);
+}
+
+Test(phases, random_cut)
+{
+	unsigned cut = 0, busy = 0;
+
+	for (unsigned seed = 1; seed <= 200; seed++) {
+		unsigned x = seed * 2654435761u, at;
+		bool raw = false;
+		int r;
+
+		if (seed > 1)
+			make();
+		at = 20 + seed % 97;
+		for (unsigned step = 0; step < at + 100; step++) {
+			x ^= x << 13;
+			x ^= x >> 17;
+			x ^= x << 5;
+			if (step >= at && !raw) {
+				r = xvm_rx_cut(s[1], fd[1]);
+				raw = r == 0 || r == -EINPROGRESS;
+				cut += raw;
+				busy += r == -EBUSY;
+			}
+			switch (x % 8) {
+			case 0:
+			case 1:
+			case 2:
+				put(1 + x / 16 % 3000);
+				break;
+			case 3:
+			case 4:
+				if (raw)
+					take_raw();
+				else
+					take(1 + x / 16 % 1500, 0);
+				break;
+			case 5:
+				atomic_store(&s[0]->ep->want, x / 16 % 2);
+				break;
+			case 6:
+				xvm_sock_poll(s[0], fd[0], EPOLLIN, 0);
+				break;
+			case 7:
+				atomic_fetch_add(&s[1]->mine.shm->sleep_data, 256);
+				break;
+			}
+		}
+		while (got < sent) {
+			xvm_sock_poll(s[0], fd[0], EPOLLIN, 0);
+			if ((raw ? take_raw() : take(10000, 0)) <= 0)
+				settle();
+		}
+		cr_assert_eq(got, sent);
+		for (int i = 0; i < 2; i++) {
+			xvm_sock_put(s[i]);
+			xvm_sock_closing(fd[i]);
+			xvm_fdtab_clear(fd[i]);
+			close(fd[i]);
+		}
+	}
+	cr_assert_gt(cut, 100);
+	cr_assert_gt(busy, 10);
+}
+
 /* The sender's half is its own to write: nothing in it may hurt. */
 static struct xvm_shm_half *lie(void)
 {
