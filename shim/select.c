@@ -15,7 +15,10 @@
 #define EX_SET POLLPRI
 
 #define STACK_FDS 64
+#define STACK_WORDS 32
 #define WORD_BITS (8 * (int)sizeof(unsigned long))
+
+extern _Atomic int xvm_fdtab_hi;
 
 struct sets {
 	unsigned long *word[3]; /* in, out, ex: as the kernel sees them, of any length; or NULL */
@@ -40,12 +43,54 @@ static unsigned long any_of(const struct sets *s, int i)
 
 static int words(const struct sets *s)
 {
-	return (s->n + WORD_BITS - 1) / WORD_BITS;
+	return (s->n - 1) / WORD_BITS + 1;
 }
 
 static bool isset(const unsigned long *w, int fd)
 {
 	return w && (w[fd / WORD_BITS] >> (fd % WORD_BITS) & 1);
+}
+
+/*
+ * The kernel's select looks only at what its descriptor table has room for at present (64 numbers,
+ * more by need), and says nothing of higher ones: neither an error nor a changed bit. Ask it.
+ */
+static bool passed_over(int fd)
+{
+	size_t len = ((size_t)fd / WORD_BITS + 1) * sizeof(long);
+	unsigned long stack[STACK_WORDS] = {0}, *w = stack;
+	struct timespec zero = {0};
+	bool set;
+	long r;
+
+	if (len > sizeof(stack)) {
+		r = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+		if (r <= 0 && r >= -4095)
+			return true;
+		w = (unsigned long *)r;
+	}
+	w[fd / WORD_BITS] = 1ul << (fd % WORD_BITS);
+	do
+		r = xvm_sys(SYS_pselect6, fd + 1, w, 0, 0, &zero, 0);
+	while (r == -EINTR);
+	set = isset(w, fd);
+	if (w != stack)
+		xvm_sys(SYS_munmap, w, len);
+	return r == 0 && set;
+}
+
+/*
+ * What the application gave for n may be far beyond the end of its sets (getdtablesize(), say),
+ * which the kernel never reads. Sets shorter than FD_SETSIZE have a size that fits n.
+ */
+static int limit(int n)
+{
+	int p = FD_SETSIZE;
+
+	while (p < n && p <= INT_MAX / 2 && !passed_over(p))
+		p *= 2;
+	return p < n ? p : n;
 }
 
 /* How many descriptors there are, and whether any of them is ours to see to. */
@@ -90,17 +135,23 @@ static int bits_of(const struct sets *s, const struct pollfd *p, int k)
 	return isset(s->word[k], p->fd) && (p->revents & set[k]);
 }
 
-/* All bits, or a negative errno. */
-static int total(const struct sets *s)
+/* All bits, or a negative errno. What the kernel passes over is taken out, and keeps its bits. */
+static int total(struct sets *s)
 {
+	nfds_t left = 0;
 	int n = 0;
 
 	for (nfds_t i = 0; i < s->nfds; i++) {
-		if (s->fds[i].revents & POLLNVAL)
+		if (s->fds[i].revents & POLLNVAL) {
+			if (passed_over(s->fds[i].fd))
+				continue;
 			return -EBADF;
+		}
 		for (int k = 0; k < 3; k++)
 			n += bits_of(s, &s->fds[i], k);
+		s->fds[left++] = s->fds[i];
 	}
+	s->nfds = left;
 	return n;
 }
 
@@ -151,18 +202,24 @@ static int run(struct sets *s, int64_t ns, const sigset_t *mask)
 static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const sigset_t *mask,
 		 uint64_t *start, int *result)
 {
-	struct sets s = {.word = {(void *)in, (void *)out, (void *)ex}, .n = n};
+	struct sets s = {.word = {(void *)in, (void *)out, (void *)ex}};
 	struct pollfd stack[STACK_FDS];
 	size_t len = 0;
 	nfds_t count;
 	long map = 0;
 
-	if (n <= 0 || n > XVM_FD_MAX || !xvm_fdtab)
+	if (n <= 0 || !xvm_fdtab)
 		return false;
 	xvm_link_poll();
-	count = survey(&s);
-	if (__builtin_expect(s.tracked == 0, 1))
+	/* Nothing of ours is higher. */
+	s.n = atomic_load_explicit(&xvm_fdtab_hi, memory_order_relaxed);
+	if (s.n > n)
+		s.n = n;
+	if (s.n <= 0 || (survey(&s), __builtin_expect(s.tracked == 0, 1)))
 		return false;
+	s.n = limit(n);
+	s.tracked = 0;
+	count = survey(&s);
 	*start = ns > 0 ? xvm_now_ns() : 0;
 	s.fds = stack;
 	if (count > STACK_FDS) {

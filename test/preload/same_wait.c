@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -22,6 +23,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "transport/sys.h"
 
 static char buf[1 << 16];
 static char huge[32 << 20];
@@ -375,8 +378,31 @@ static void scene_select(void)
 	pthread_join(l.t, NULL);
 	printf("left %ld\n", (long)tv.tv_sec);
 	drain(a);
+	/* Below 64 the kernel has always room in its table, above that it depends. */
+	close(63);
 	tv = (struct timeval){0, 1000};
-	do_select("bad", a, 200, -1, &tv);
+	do_select("bad", a, 63, -1, &tv);
+	for (int far = 64; far < FD_SETSIZE; far = far * 2 + 1) {
+		struct timespec zero = {0, 0};
+		long raw;
+
+		close(far);
+		FD_ZERO(&in);
+		FD_SET(far, &in);
+		raw = xvm_sys(SYS_pselect6, far + 1, &in, NULL, NULL, &zero, NULL);
+		FD_SET(a, &in);
+		tv = (struct timeval){0, 1000};
+		printf("far %d as the kernel has it: %d\n", far,
+		       select(far + 1, &in, NULL, NULL, &tv) == (raw ? -1 : 0) &&
+			       FD_ISSET(far, &in));
+	}
+	/* A number that nothing can have, and more than the sets have room for. */
+	FD_ZERO(&in);
+	FD_SET(a, &in);
+	put(b, "x");
+	DO(select(1 << 20, &in, NULL, NULL, NULL));
+	DO(select(INT_MAX, &in, NULL, NULL, NULL));
+	drain(a);
 	DO(select(-1, NULL, NULL, NULL, &tv));
 	tv = (struct timeval){-1, 0};
 	do_select("bad time", a, -1, -1, &tv);
