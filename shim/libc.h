@@ -47,5 +47,7 @@ ssize_t sendfile64(int out, int in, off64_t *off, size_t n);
 int __dprintf_chk(int fd, int flag, const char *fmt, ...);
 int __vdprintf_chk(int fd, int flag, const char *fmt, va_list ap);
 void __chk_fail(void) __attribute__((noreturn));
+extern __typeof__(sigaction) __sigaction;
+extern __typeof__(signal) bsd_signal;
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "detect/client.h"
 #include "shim/epoll.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/real.h"
 #include "shim/sock.h"
@@ -96,6 +97,7 @@ static void in_child(void)
 {
 	atomic_store(&my_pid, (int)xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0));
 	xvm_lock_forked();
+	xvm_fault_forked();
 	xvm_lock_tid(); /* now: a sandbox may forbid it later */
 	xvm_link_forked();
 	xvm_waker_forked();
@@ -278,6 +280,7 @@ static void before_exec(void)
 
 	if (!xvm_fdtab)
 		return;
+	xvm_fault_exec();
 	xvm_hand_over_inherited(XVM_R_EXEC, !xvm_in_vfork());
 	if (xvm_in_vfork())
 		return;
@@ -285,40 +288,49 @@ static void before_exec(void)
 		xvm_sock_exec(fd);
 }
 
+static int failed_exec(int r)
+{
+	int e = errno;
+
+	xvm_fault_exec_failed();
+	errno = e;
+	return r;
+}
+
 XVM_WRAP int execve(const char *path, char *const argv[], char *const envp[])
 {
 	before_exec();
-	return REAL(execve)(path, argv, envp);
+	return failed_exec(REAL(execve)(path, argv, envp));
 }
 
 XVM_WRAP int execv(const char *path, char *const argv[])
 {
 	before_exec();
-	return REAL(execv)(path, argv);
+	return failed_exec(REAL(execv)(path, argv));
 }
 
 XVM_WRAP int execvp(const char *file, char *const argv[])
 {
 	before_exec();
-	return REAL(execvp)(file, argv);
+	return failed_exec(REAL(execvp)(file, argv));
 }
 
 XVM_WRAP int execvpe(const char *file, char *const argv[], char *const envp[])
 {
 	before_exec();
-	return REAL(execvpe)(file, argv, envp);
+	return failed_exec(REAL(execvpe)(file, argv, envp));
 }
 
 XVM_WRAP int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	before_exec();
-	return REAL(fexecve)(fd, argv, envp);
+	return failed_exec(REAL(fexecve)(fd, argv, envp));
 }
 
 XVM_WRAP int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
 	before_exec();
-	return REAL(execveat)(dir, path, argv, envp, flags);
+	return failed_exec(REAL(execveat)(dir, path, argv, envp, flags));
 }
 
 /*

@@ -8,11 +8,15 @@
 
 #include "shim/libc.h"
 
+/* Libc advises against some of them, but programs use them. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 struct xvm_real {
 #define XVM_CALL(name, nr) __typeof__(name) *name;
 #include "shim/calls.def"
 #undef XVM_CALL
 };
+#pragma GCC diagnostic pop
 extern struct xvm_real xvm_real;
 
 /* Look all of them up; the address to call for this row meanwhile. */

@@ -11,6 +11,7 @@
 
 #include "detect/client.h"
 #include "shim/epoll.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/pool.h"
 #include "shim/process.h"
@@ -397,6 +398,7 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 		xvm_link_peer_put(proc);
 		goto out;
 	}
+	xvm_fault_install();
 	s->proc = proc;
 	if (atomic_load(&ep->role) == XVM_ROLE_UNKNOWN)
 		atomic_store(&ep->role, arg);

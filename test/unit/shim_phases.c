@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "shim/epoll.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/stream.h"
@@ -70,6 +71,10 @@ int xvm_fd_hide(int fd)
 void xvm_fd_unhide_close(int fd)
 {
 	close(fd);
+}
+uint8_t xvm_user_avx;
+void xvm_fault_install(void)
+{
 }
 uint64_t xvm_cookie(int f)
 {

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Wrong pointers that the application gives us are EFAULT, as from the kernel, and not its death:
+ * what touches its memory on behalf of a ring does so by these, and fault.c has a handler of
+ * SIGSEGV and SIGBUS, from the first pairing of the process on. Before, they fault as memcpy()
+ * does.
+ */
+#ifndef XVM_SHIM_FAULT_H
+#define XVM_SHIM_FAULT_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "transport/half.h"
+
+/* fault_copy.S. 0 or -EFAULT; what has been copied by then is not known. Async-signal-safe. */
+int xvm_user_copy(void *dst, const void *src, size_t n);
+/* Are they there to be read, or written? They stay as they are. */
+int xvm_user_readable(const void *p, size_t n);
+int xvm_user_writable(void *p, size_t n);
+
+/* The same at any time, before there is a handler too: then the kernel is asked, once for a page
+ * that the thread uses again. */
+bool xvm_user_there(const void *p, size_t n);
+
+/* It is there, but not to be written, as far as we can tell: false before there is a handler. */
+bool xvm_user_read_only(void *p, size_t n);
+
+/* A socket is about to be paired. */
+void xvm_fault_install(void);
+/* exec keeps SIG_IGN, but not a handler: around each try. */
+void xvm_fault_exec(void);
+void xvm_fault_exec_failed(void);
+void xvm_fault_forked(void); /* in the child */
+
+/* The kernel's half of the addresses, which it refuses before anything else; end: behind the last
+ * byte. Elsewhere than on x86-64 an address may have a tag in the bits that tell. */
+static inline bool xvm_user_wild(uintptr_t start, uintptr_t end)
+{
+#if defined(__x86_64__)
+	return (intptr_t)(start | end) < 0 || end < start;
+#else
+	return false;
+#endif
+}
+
+/* Ring and application: as xvm_half_put() and xvm_half_get(). */
+static inline int xvm_user_put(const struct xvm_half *h, uint64_t pos, const void *src, size_t n)
+{
+	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+
+	if (n <= first)
+		return xvm_user_copy(h->ring + at, src, n);
+	if (xvm_user_copy(h->ring + at, src, first) < 0)
+		return -EFAULT;
+	return xvm_user_copy(h->ring, (const char *)src + first, n - first);
+}
+
+static inline int xvm_user_get(const struct xvm_half *h, uint64_t pos, void *dst, size_t n)
+{
+	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+
+	if (n <= first)
+		return xvm_user_copy(dst, h->ring + at, n);
+	if (xvm_user_copy(dst, h->ring + at, first) < 0)
+		return -EFAULT;
+	return xvm_user_copy((char *)dst + first, h->ring, n - first);
+}
+
+#endif
