@@ -7,6 +7,7 @@
 #include "shim/epoll.h"
 
 #include "shim/epset.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -196,7 +197,7 @@ XVM_WRAP int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 	long err;
 
 	if (!xvm_fdtab || op < EPOLL_CTL_ADD || op > EPOLL_CTL_MOD ||
-	    (op != EPOLL_CTL_DEL && (uintptr_t)ev < 4096))
+	    (op != EPOLL_CTL_DEL && !xvm_user_there(ev, sizeof(*ev))))
 		return REAL(epoll_ctl)(epfd, op, fd, ev);
 	e = xvm_epset_get(epfd);
 	if (!e)

@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 #include "shim/epset.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -112,11 +113,13 @@ static int look_kernel(struct wait *w, int max)
 
 /* ---- the rings ---------------------------------------------------------- */
 
-/* From evs[n] on. Starts where the last one found no more room: nobody starves. */
+/* From evs[n] on; how many there are then, or -EFAULT. Starts where the last one found no more
+ * room: nobody starves. */
 static int scan(struct wait *w, int n)
 {
 	struct xvm_epoll *e = w->e;
 	struct xvm_reg *r = e->hot, *next;
+	struct epoll_event ev;
 	struct xvm_edge now;
 	uint32_t bits;
 
@@ -127,7 +130,10 @@ static int scan(struct wait *w, int n)
 		bits = xvm_epset_look(r, false, &now);
 		if (!bits)
 			continue;
-		w->evs[n++] = (struct epoll_event){.events = bits, .data.u64 = r->data};
+		ev = (struct epoll_event){.events = bits, .data.u64 = r->data};
+		if (xvm_user_copy(&w->evs[n], &ev, sizeof(ev)) < 0)
+			return n ? n : -EFAULT;
+		n++;
 		xvm_epset_reported(e, r, &now, bits, false);
 		if (n == w->max && e->hot_count)
 			e->hot = r->where == XVM_REG_HOT ? r->next : next;
@@ -276,15 +282,16 @@ static int spin(struct wait *w, int64_t ns)
 static int ready_to_sleep(struct wait *w, int *bound)
 {
 	struct xvm_epoll *e = w->e;
+	struct epoll_event ev;
 	bool found = false;
 
 	e->call++;
-	*bound = xvm_epset_arm_all(e, &w->evs[0], &found);
+	*bound = xvm_epset_arm_all(e, &ev, &found);
 	if (found) {
 		if (!atomic_load(&e->sleepers))
 			xvm_epset_disarm_all(e);
 		e->skipped++;
-		return scan(w, 1);
+		return xvm_user_copy(&w->evs[0], &ev, sizeof(ev)) < 0 ? -EFAULT : scan(w, 1);
 	}
 	for (struct xvm_reg *r = e->nested, *next; r; r = next) {
 		next = r->next;
@@ -500,7 +507,8 @@ out:
 static bool straight(int epfd, const struct epoll_event *evs, int max)
 {
 	xvm_link_poll();
-	return xvm_epset_plain(epfd) || max <= 0 || (uintptr_t)evs < 4096;
+	return xvm_epset_plain(epfd) || max <= 0 ||
+	       xvm_user_wild((uintptr_t)evs, (uintptr_t)evs + (size_t)max * sizeof(*evs));
 }
 
 XVM_WRAP int epoll_wait(int epfd, struct epoll_event *evs, int max, int timeout)

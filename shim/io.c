@@ -6,6 +6,7 @@
  */
 #include <limits.h>
 
+#include "shim/fault.h"
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/stream.h"
@@ -60,14 +61,23 @@ static ssize_t move(struct xvm_sock *s, int fd, bool rx, struct iovec *iov, size
 		    struct msghdr *msg, int flags)
 {
 	struct xvm_io io = {.iov = iov, .iovcnt = n, .msg = msg, .flags = flags};
+	bool wild = false;
 	ssize_t r;
 
 	for (size_t i = 0; i < n; i++) {
-		if (iov[i].iov_len > SSIZE_MAX - io.left) {
+		size_t len = iov[i].iov_len;
+		uintptr_t at = (uintptr_t)iov[i].iov_base;
+
+		if (len > SSIZE_MAX - io.left) {
 			xvm_sock_put(s);
 			return result(-EINVAL);
 		}
-		io.left += iov[i].iov_len;
+		wild |= xvm_user_wild(at, at + (len < RW_MAX ? len : RW_MAX));
+		io.left += len;
+	}
+	if (wild) {
+		xvm_sock_put(s);
+		return result(-EFAULT);
 	}
 	if (io.left > RW_MAX && n == 1)
 		io.left = RW_MAX;
@@ -81,6 +91,60 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n};
 
 	return move(s, fd, rx, &iov, 1, NULL, flags);
+}
+
+static ssize_t refuse(struct xvm_sock *s, int err)
+{
+	xvm_sock_put(s);
+	return result(err);
+}
+
+/* iov is the caller's and stays as it is: struct xvm_io only walks along it. */
+static ssize_t movev(struct xvm_sock *s, int fd, bool rx, const struct iovec *iov, int n)
+{
+	if (n < 0 || n > IOV_MAX)
+		return refuse(s, -EINVAL);
+	if (xvm_user_readable(iov, (size_t)n * sizeof(*iov)) < 0)
+		return refuse(s, -EFAULT);
+	return move(s, fd, rx, (struct iovec *)iov, (size_t)n, NULL, 0);
+}
+
+/* *mh: a copy of the caller's, as the kernel makes one. */
+static ssize_t movemsg(struct xvm_sock *s, int fd, bool rx, const struct msghdr *msg,
+		       struct msghdr *mh, int flags)
+{
+	if (xvm_user_copy(mh, msg, sizeof(*mh)) < 0)
+		return refuse(s, -EFAULT);
+	if (mh->msg_iovlen > IOV_MAX)
+		return refuse(s, -EMSGSIZE);
+	if (xvm_user_readable(mh->msg_iov, mh->msg_iovlen * sizeof(struct iovec)) < 0)
+		return refuse(s, -EFAULT);
+	return move(s, fd, rx, mh->msg_iov, mh->msg_iovlen, mh, flags);
+}
+
+/* What the kernel writes of a message that was received. */
+static int give_back(struct msghdr *msg, const struct msghdr *mh)
+{
+	if ((mh->msg_name &&
+	     xvm_user_copy(&msg->msg_namelen, &mh->msg_namelen, sizeof(mh->msg_namelen)) < 0) ||
+	    xvm_user_copy(&msg->msg_flags, &mh->msg_flags, sizeof(mh->msg_flags)) < 0 ||
+	    xvm_user_copy(&msg->msg_controllen, &mh->msg_controllen, sizeof(mh->msg_controllen)) <
+		    0)
+		return -EFAULT;
+	return 0;
+}
+
+/* A connected stream names nobody. */
+static int no_name(socklen_t *len)
+{
+	socklen_t n;
+
+	if (xvm_user_copy(&n, len, sizeof(n)) < 0)
+		return -EFAULT;
+	if ((int)n < 0)
+		return -EINVAL;
+	n = 0;
+	return xvm_user_copy(len, &n, sizeof(n));
 }
 
 /* ours: on a paired socket; theirs: what libc does. */
@@ -133,12 +197,16 @@ XVM_WRAP ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockadd
 			  socklen_t *len)
 {
 	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
+	ssize_t r;
+	int err;
 
 	if (!s)
 		return xvm_io_unclaim(counted, true, REAL(recvfrom)(fd, buf, n, flags, sa, len));
-	if (sa && len)
-		*len = 0; /* a connected stream names nobody */
-	return move1(s, fd, true, buf, n, flags);
+	r = move1(s, fd, true, buf, n, flags);
+	if (r < 0 || !sa)
+		return r;
+	err = no_name(len);
+	return err < 0 ? result(err) : r;
 }
 
 XVM_WRAP ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
@@ -149,13 +217,9 @@ XVM_WRAP ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t size, int fl
 	return recvfrom(fd, buf, n, flags, sa, len);
 }
 
-/* iov is the caller's and stays as it is: struct xvm_io only walks along it. */
 XVM_WRAP ssize_t readv(int fd, const struct iovec *iov, int n)
 {
-	DATA_CALL(true,
-		  n < 0 || n > IOV_MAX ? (xvm_sock_put(s), result(-EINVAL))
-				       : move(s, fd, true, (struct iovec *)iov, (size_t)n, NULL, 0),
-		  REAL(readv)(fd, iov, n));
+	DATA_CALL(true, movev(s, fd, true, iov, n), REAL(readv)(fd, iov, n));
 }
 
 /* Descriptors in a message: ours to track where they arrive, off the ring where they leave. */
@@ -173,6 +237,14 @@ static void each_right(const struct msghdr *msg, void (*fn)(int fd))
 			fn(fd);
 		}
 	}
+}
+
+/* The kernel refuses more than net.core.optmem_max. */
+static bool has_control(const struct msghdr *msg)
+{
+	return xvm_user_there(msg, sizeof(*msg)) && msg->msg_control && msg->msg_controllen &&
+	       msg->msg_controllen < (1 << 24) &&
+	       xvm_user_there(msg->msg_control, msg->msg_controllen);
 }
 
 static void arrived(int fd)
@@ -194,10 +266,13 @@ static void leaving(int fd)
 XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
 	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
+	struct msghdr mh;
 	ssize_t r;
 
-	if (s)
-		return move(s, fd, true, msg->msg_iov, msg->msg_iovlen, msg, flags);
+	if (s) {
+		r = movemsg(s, fd, true, msg, &mh, flags);
+		return r >= 0 && give_back(msg, &mh) < 0 ? result(-EFAULT) : r;
+	}
 	r = xvm_io_unclaim(counted, true, REAL(recvmsg)(fd, msg, flags));
 	if (r >= 0 && !counted && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
 		int e = errno;
@@ -206,6 +281,13 @@ XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 		errno = e;
 	}
 	return r;
+}
+
+static int tell_len(struct mmsghdr *v, ssize_t r)
+{
+	unsigned n = (unsigned)r;
+
+	return (int)result(xvm_user_copy(&v->msg_len, &n, sizeof(n)));
 }
 
 XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
@@ -221,7 +303,10 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 		r = recvmsg(fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
 		if (r < 0)
 			break;
-		v[i].msg_len = (unsigned)r;
+		if (tell_len(&v[i], r) < 0) {
+			r = -1;
+			break;
+		}
 		if (flags & MSG_WAITFORONE)
 			flags |= MSG_DONTWAIT;
 		if (r == 0)
@@ -260,21 +345,17 @@ XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const stru
 
 XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 {
-	DATA_CALL(false,
-		  n < 0 || n > IOV_MAX
-			  ? (xvm_sock_put(s), result(-EINVAL))
-			  : move(s, fd, false, (struct iovec *)iov, (size_t)n, NULL, 0),
-		  REAL(writev)(fd, iov, n));
+	DATA_CALL(false, movev(s, fd, false, iov, n), REAL(writev)(fd, iov, n));
 }
 
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
 	struct xvm_sock *counted, *s = xvm_io_claim(fd, false, &counted);
+	struct msghdr mh;
 
 	if (s)
-		return move(s, fd, false, msg->msg_iov, msg->msg_iovlen, (struct msghdr *)msg,
-			    flags);
-	if (!counted && msg && msg->msg_control && msg->msg_controllen && xvm_fdtab)
+		return movemsg(s, fd, false, msg, &mh, flags);
+	if (!counted && xvm_fdtab && has_control(msg))
 		each_right(msg, leaving);
 	return xvm_io_unclaim(counted, false, REAL(sendmsg)(fd, msg, flags));
 }
@@ -292,7 +373,10 @@ XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 		r = sendmsg(fd, &v[i].msg_hdr, flags);
 		if (r < 0)
 			break;
-		v[i].msg_len = (unsigned)r;
+		if (tell_len(&v[i], r) < 0) {
+			r = -1;
+			break;
+		}
 	}
 	return i ? (int)i : (int)r;
 }

@@ -3,6 +3,7 @@
 #include <linux/sockios.h>
 #include <stdarg.h>
 
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/real.h"
 #include "shim/stream.h"
@@ -16,9 +17,15 @@
 static ssize_t send_file(int out, int in, off64_t *off, size_t n)
 {
 	char buf[CHUNK];
-	off64_t pos = off ? *off : lseek64(in, 0, SEEK_CUR);
 	ssize_t done = 0, r, w;
+	off64_t pos;
 
+	if (off && xvm_user_copy(&pos, off, sizeof(pos)) < 0) {
+		errno = EFAULT;
+		return -1;
+	}
+	if (!off)
+		pos = lseek64(in, 0, SEEK_CUR);
 	if (pos < 0)
 		return -1;
 	while ((size_t)done < n) {
@@ -40,10 +47,13 @@ static ssize_t send_file(int out, int in, off64_t *off, size_t n)
 		if (w < r)
 			break;
 	}
-	if (off)
-		*off = pos + done;
-	else
-		lseek64(in, pos + done, SEEK_SET);
+	pos += done;
+	if (!off)
+		lseek64(in, pos, SEEK_SET);
+	else if (xvm_user_copy(off, &pos, sizeof(pos)) < 0) {
+		errno = EFAULT;
+		return -1;
+	}
 	return done;
 }
 
@@ -160,6 +170,7 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 XVM_WRAP int ioctl(int fd, unsigned long req, ...)
 {
 	struct xvm_sock *s;
+	int n, r;
 	va_list ap;
 	void *arg;
 
@@ -169,8 +180,7 @@ XVM_WRAP int ioctl(int fd, unsigned long req, ...)
 	if ((req != FIONREAD && req != SIOCOUTQ && req != FIONBIO) || !(s = xvm_sock_get(fd)))
 		return REAL(ioctl)(fd, req, arg);
 	if (req == FIONBIO) {
-		int r = REAL(ioctl)(fd, req, arg);
-
+		r = REAL(ioctl)(fd, req, arg);
 		if (r == 0 && *(int *)arg)
 			atomic_fetch_or(&s->ep->flags, XVM_EPF_NONBLOCK);
 		else if (r == 0)
@@ -182,7 +192,12 @@ XVM_WRAP int ioctl(int fd, unsigned long req, ...)
 		xvm_sock_put(s);
 		return REAL(ioctl)(fd, req, arg);
 	}
-	*(int *)arg = (int)(req == FIONREAD ? xvm_rx_pending(s, fd) : xvm_tx_pending(s, fd));
+	n = (int)(req == FIONREAD ? xvm_rx_pending(s, fd) : xvm_tx_pending(s, fd));
+	r = xvm_user_copy(arg, &n, sizeof(n));
 	xvm_sock_put(s);
+	if (r < 0) {
+		errno = EFAULT;
+		return -1;
+	}
 	return 0;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* poll, ppoll and the names that fortified and old programs import. The engine is wait.c's. */
+#include <limits.h>
+
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/real.h"
 #include "shim/wait.h"
@@ -17,12 +20,18 @@ static int64_t ns_of_ms(int ms)
 	return ms < 0 ? -1 : (int64_t)ms * 1000000;
 }
 
+/* More than that the kernel refuses too. */
+static unsigned count(const struct pollfd *fds, nfds_t n)
+{
+	return n <= INT_MAX && xvm_user_there(fds, n * sizeof(*fds)) ? xvm_wait_count(fds, n) : 0;
+}
+
 static bool poll_ours(struct pollfd *fds, nfds_t n, int timeout, int *r)
 {
 	unsigned tracked;
 
 	xvm_link_poll();
-	tracked = xvm_wait_count(fds, n);
+	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1))
 		return false;
 	*r = result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
@@ -57,7 +66,7 @@ static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
 	int64_t ns;
 
 	xvm_link_poll();
-	tracked = xvm_wait_count(fds, n);
+	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))
 		return false;
 	*r = result(xvm_wait_set(fds, n, tracked, ns, mask, false));

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 
 #include "shim/epoll.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -234,22 +235,31 @@ static void reach_locked(struct xvm_sock *s, uint64_t epoch)
 	xvm_epoll_changed(s);
 }
 
-/* Copy from the ring into the call's buffer. */
-static size_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uint64_t avail)
+/*
+ * Copy from the ring into the call's buffer: bytes, or -EFAULT. As from TCP, which has its own
+ * chunks, a bad address spoils the chunk that it is in, and those before are delivered.
+ */
+static ssize_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uint64_t avail)
 {
 	size_t want = io->left < avail ? io->left : (size_t)avail, done = 0, off = io->off;
 
 	if (want == 0 || (io->flags & MSG_TRUNC))
-		return want; /* TCP: thrown away, not copied */
-	for (size_t i = 0; done < want; i++, off = 0) {
-		size_t k = io->iov[i].iov_len - off;
+		return (ssize_t)want; /* TCP: thrown away, not copied */
+	if (xvm_io_simple(io, want))
+		return xvm_user_get(&s->peer, pos, (char *)io->iov[0].iov_base + off, want) < 0
+			       ? -EFAULT
+			       : (ssize_t)want;
+	for (size_t i = 0; done < want;) {
+		size_t k = xvm_io_piece(io, i, off, done, want);
 
-		if (k > want - done)
-			k = want - done;
-		xvm_half_get(&s->peer, pos + done, (char *)io->iov[i].iov_base + off, k);
+		if (xvm_user_get(&s->peer, pos + done, (char *)io->iov[i].iov_base + off, k) < 0)
+			return xvm_io_fault(done);
 		done += k;
+		off += k;
+		if (off == io->iov[i].iov_len)
+			i++, off = 0;
 	}
-	return want;
+	return (ssize_t)want;
 }
 
 /* Consent was taken back by C1. In force it is only when XVM_EPF_CUT says so. */
@@ -499,10 +509,13 @@ static size_t peek_ring(struct xvm_sock *s, const struct xvm_io *io, size_t n)
 	uint64_t avail =
 		atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) - s->ep->rx_tail;
 
+	ssize_t r;
+
 	xvm_io_advance(&rest, n);
 	if (!rest.left || avail > s->peer.ring_size)
 		return 0;
-	return copy_out(s, &rest, s->ep->rx_tail, avail);
+	r = copy_out(s, &rest, s->ep->rx_tail, avail);
+	return r > 0 ? (size_t)r : 0;
 }
 
 /* Bytes taken (or peeked), 0 at the end, -EAGAIN where there is nothing now. */
@@ -522,10 +535,12 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		if (err)
 			return err;
 		if (avail) {
-			size_t n = copy_out(s, io, ep->rx_tail, avail);
+			ssize_t n = copy_out(s, io, ep->rx_tail, avail);
 
+			if (n < 0)
+				return n;
 			if (!(io->flags & MSG_PEEK)) {
-				ep->rx_tail += n;
+				ep->rx_tail += (size_t)n;
 				atomic_store_explicit(&ep->n_rx_ring, ep->rx_tail,
 						      memory_order_relaxed);
 				/* The bytes are ours before the peer may overwrite them: pairs with
@@ -534,7 +549,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 						      memory_order_release);
 			}
 			nothing_else(io);
-			return (ssize_t)n;
+			return n;
 		}
 		epoch = ep->rx_epoch;
 		if (epoch & 1) { /* on the ring, and it is empty */
@@ -564,6 +579,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				ep->rx_tcp_got;
 		ep->rx_busy = 1;
 		r = kernel_recv(fd, io, limit);
+		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
+			ep->rx_busy = 0;
+			return r;
+		}
 		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
 		    (atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
 			bnd = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed);
@@ -675,7 +694,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			break;
 	}
 	/* An error that came after bytes is the next call's to tell. */
-	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF)
+	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF && r != -EFAULT)
 		ep->rx_err = (int32_t)-r;
 	return done ? done : r;
 }

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <sys/mman.h>
 
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -198,6 +199,14 @@ static int run(struct sets *s, int64_t ns, const sigset_t *mask)
 	return n;
 }
 
+static bool there(const struct sets *s)
+{
+	for (int k = 0; k < 3; k++)
+		if (s->word[k] && !xvm_user_there(s->word[k], (size_t)words(s) * sizeof(long)))
+			return false;
+	return true;
+}
+
 /* False: the kernel's business. */
 static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const sigset_t *mask,
 		 uint64_t *start, int *result)
@@ -215,12 +224,20 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 	s.n = atomic_load_explicit(&xvm_fdtab_hi, memory_order_relaxed);
 	if (s.n > n)
 		s.n = n;
-	if (s.n <= 0 || (survey(&s), __builtin_expect(s.tracked == 0, 1)))
+	if (s.n <= 0 || !there(&s) || (survey(&s), __builtin_expect(s.tracked == 0, 1)))
 		return false;
 	s.n = limit(n);
+	if (!there(&s))
+		return false;
 	s.tracked = 0;
 	count = survey(&s);
 	*start = ns > 0 ? xvm_now_ns() : 0;
+	for (int k = 0; k < 3; k++) {
+		if (s.word[k] && xvm_user_read_only(s.word[k], (size_t)words(&s) * sizeof(long))) {
+			*result = -EFAULT;
+			return true;
+		}
+	}
 	s.fds = stack;
 	if (count > STACK_FDS) {
 		len = count * sizeof(struct pollfd);

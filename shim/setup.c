@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <stdarg.h>
 
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -152,13 +153,13 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	_Atomic uint32_t *own;
-	int r;
+	int r, v;
 
 	if (!s)
 		return REAL(setsockopt)(fd, level, name, val, len);
 	own = shadow(s, level, name);
-	if (own && val && len >= sizeof(int)) {
-		atomic_store(own, *(const int *)val != 0);
+	if (own && len >= sizeof(int) && xvm_user_copy(&v, val, sizeof(v)) == 0) {
+		atomic_store(own, v != 0);
 		xvm_sock_put(s);
 		return 0;
 	}

@@ -3,6 +3,7 @@
 #ifndef XVM_SHIM_STREAM_H
 #define XVM_SHIM_STREAM_H
 
+#include <errno.h>
 #include <sys/uio.h>
 
 #include "shim/sock.h"
@@ -16,6 +17,33 @@ struct xvm_io {
 	struct msghdr *msg; /* recvmsg, sendmsg: for the kernel's other results, or NULL */
 	int flags;	    /* MSG_* */
 };
+
+/* A fault spoils at most so much of a call. */
+#define XVM_IO_CHUNK (32 << 10)
+
+/* Do n bytes take but one copy? */
+static inline bool xvm_io_simple(const struct xvm_io *io, size_t n)
+{
+	return n <= XVM_IO_CHUNK && n <= io->iov[0].iov_len - io->off;
+}
+
+/* The next bytes to copy, at iov[i] + off, done of n being done: within one chunk and one buffer.
+ */
+static inline size_t xvm_io_piece(const struct xvm_io *io, size_t i, size_t off, size_t done,
+				  size_t n)
+{
+	size_t k = io->iov[i].iov_len - off, chunk = XVM_IO_CHUNK - done % XVM_IO_CHUNK;
+
+	if (k > n - done)
+		k = n - done;
+	return k < chunk ? k : chunk;
+}
+
+static inline ssize_t xvm_io_fault(size_t done)
+{
+	done -= done % XVM_IO_CHUNK;
+	return done ? (ssize_t)done : -EFAULT;
+}
 
 /* Receive or send as the call would: bytes, 0, or a negative errno (-EPIPE raises SIGPIPE
  * as the kernel would). Waits unless the socket or the flags say otherwise. */

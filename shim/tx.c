@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 
 #include "shim/epoll.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -386,18 +387,26 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 	return 0;
 }
 
-static void copy_in(struct xvm_sock *s, const struct xvm_io *io, uint64_t pos, size_t n)
+/* Bytes, or -EFAULT; the counterpart of copy_out(). */
+static ssize_t copy_in(struct xvm_sock *s, const struct xvm_io *io, uint64_t pos, size_t n)
 {
 	size_t done = 0, off = io->off;
 
-	for (size_t i = 0; done < n; i++, off = 0) {
-		size_t k = io->iov[i].iov_len - off;
+	if (xvm_io_simple(io, n))
+		return xvm_user_put(&s->mine, pos, (char *)io->iov[0].iov_base + off, n) < 0
+			       ? -EFAULT
+			       : (ssize_t)n;
+	for (size_t i = 0; done < n;) {
+		size_t k = xvm_io_piece(io, i, off, done, n);
 
-		if (k > n - done)
-			k = n - done;
-		xvm_half_put(&s->mine, pos + done, (char *)io->iov[i].iov_base + off, k);
+		if (xvm_user_put(&s->mine, pos + done, (char *)io->iov[i].iov_base + off, k) < 0)
+			return xvm_io_fault(done);
 		done += k;
+		off += k;
+		if (off == io->iov[i].iov_len)
+			i++, off = 0;
 	}
+	return (ssize_t)n;
 }
 
 /* Bytes sent, or -EAGAIN where there is no room now. */
@@ -469,8 +478,10 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	} else {
 		n = io->left;
 	}
-	copy_in(s, io, ep->tx_head, n);
-	ep->tx_head += n;
+	r = copy_in(s, io, ep->tx_head, n);
+	if (r < 0)
+		return r;
+	ep->tx_head += (size_t)r;
 	atomic_store_explicit(&ep->n_tx_ring, ep->tx_head, memory_order_relaxed);
 	/* S5: the bytes before the head that covers them; pairs with the acquire in
 	 * settle_locked(). */
@@ -482,7 +493,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		xvm_tx_wake(s, fd, word, &s->rung_data, true);
 	if (__builtin_expect(is_cut(s), 0)) /* C2: after the publication; pairs with xvm_rx_cut() */
 		leave_locked(s, fd, XVM_R_PEER_LEFT);
-	return (ssize_t)n;
+	return r;
 }
 
 void xvm_tx_enter(struct xvm_sock *s, int fd)

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "shim/epset.h"
+#include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -510,6 +511,9 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 	void *mem = stack;
 	int r;
 
+	/* The kernel would say so in the end. */
+	if (xvm_user_read_only(fds, n * sizeof(*fds)))
+		return -EFAULT;
 	if (len > sizeof(stack)) {
 		long m = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -15,8 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -424,8 +426,162 @@ static void by_other_means(void)
 	close(f);
 }
 
+/* How much of a call goes through before a bad address depends on buffers. */
+static void partly(const char *what, ssize_t r, long max)
+{
+	say(what, r < 0 ? errno == EFAULT : r > 0 && r <= max);
+}
+
+static void wrong_pointers(void)
+{
+	void *volatile nowhere = (void *)16, *volatile wild = (void *)~0xfffUL;
+	struct iovec half[2] = {{out, 60}, {nowhere, 40}}, other[2] = {{nowhere, 40}, {out, 60}};
+	struct iovec in[2] = {{buf, 60}, {nowhere, 40}}, *volatile bad_iov = nowhere;
+	struct msghdr m = {.msg_iov = half, .msg_iovlen = 2}, *volatile bad_msg = nowhere;
+	struct mmsghdr mm[2] = {{.msg_hdr = {.msg_iov = in, .msg_iovlen = 1}},
+				{.msg_hdr = {.msg_iov = half, .msg_iovlen = 2}}};
+	char *maps =
+		mmap(NULL, 3 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *last = maps + (1 << 20) - 100000, *ro = maps + (2 << 20);
+	struct pollfd *pro = (void *)ro;
+	struct sockaddr_in sa;
+	socklen_t len = sizeof(sa);
+	int f = memfd_create("f", 0), n = 0, p[2], u[2];
+	fd_set *fro = (void *)(ro + 4096), *volatile out_too = fro;
+	struct epoll_event ev = {.events = EPOLLIN};
+	ssize_t r;
+
+	fresh("wrong pointers, sending");
+	mprotect(maps + (1 << 20), 1 << 20, PROT_NONE);
+	memcpy(last, out, 100000);
+	DO(send(a, nowhere, 10, 0));
+	DO(write(a, nowhere, 10));
+	DO(send(a, maps + (1 << 20) - 10, 20, 0));
+	DO(send(a, maps + (1 << 20) - 10, 20000, MSG_DONTWAIT));
+	DO(send(a, wild, 10, 0));
+	DO(send(a, wild, 0, 0));
+	DO(send(a, NULL, 10, 0));
+	DO(sendmsg(a, &m, 0));
+	DO(writev(a, half, 2));
+	DO(writev(a, other, 2));
+	DO(writev(a, bad_iov, 2));
+	DO(sendmsg(a, bad_msg, 0));
+	m.msg_iov = bad_iov;
+	DO(sendmsg(a, &m, 0));
+	m.msg_iov = half;
+	m.msg_iovlen = 5000;
+	DO(sendmsg(a, &m, 0));
+	DO(sendmmsg(a, mm, 2, 0));
+	exactly(b, 60);
+	DO(sendto(a, nowhere, 3, 0, NULL, 0));
+	DO(setsockopt(a, IPPROTO_TCP, TCP_NODELAY, nowhere, sizeof(n)));
+	if (f < 0 || write(f, out, 5000) != 5000)
+		die("file");
+	DO(sendfile(a, f, nowhere, 100));
+	DO(recv(b, buf, 1, MSG_DONTWAIT));
+	r = send(a, last, 300000, 0);
+	partly("partly sent", r, 100000);
+	say("as told", r < 0 || recv(b, buf, (size_t)r, MSG_WAITALL) == r);
+	say("the same", r < 0 || memcmp(buf, out, (size_t)r) == 0);
+	DO(recv(b, buf, 1, MSG_DONTWAIT));
+	all(a, 100000);
+	exactly(b, 100000);
+
+	DO(recv(b, nowhere, 10, MSG_DONTWAIT));
+	DO(recv(b, wild, 10, MSG_DONTWAIT));
+	printf("== wrong pointers, receiving\n");
+	all(a, 100);
+	wait_in(b);
+	DO(recv(b, nowhere, 10, 0));
+	DO(read(b, nowhere, 10));
+	DO(recv(b, NULL, 10, 0));
+	DO(recv(b, wild, 10, 0));
+	DO(recv(b, ro - 10, 100, MSG_PEEK));
+	DO(recv(b, nowhere, 10, MSG_PEEK));
+	DO(recv(b, nowhere, 10, MSG_WAITALL));
+	DO(readv(b, in, 2));
+	DO(readv(b, bad_iov, 2));
+	DO(recvmsg(b, bad_msg, 0));
+	m.msg_iov = in;
+	m.msg_iovlen = 2;
+	DO(recvmsg(b, &m, 0));
+	DO(ioctl(b, FIONREAD, nowhere));
+	DO(ioctl(b, FIONREAD, &n));
+	say("still there", n);
+	exactly(b, 100);
+	all(a, 30);
+	wait_in(b);
+	mprotect(ro, 1 << 20, PROT_READ);
+	DO(recv(b, ro, 10, 0));
+	DO(recv(b, nowhere, 10, MSG_TRUNC));
+	DO(recvfrom(b, buf, 10, 0, (struct sockaddr *)&sa, nowhere));
+	DO(recvfrom(b, buf, 10, MSG_DONTWAIT, (struct sockaddr *)&sa, &len));
+	all(a, 10);
+	wait_in(b);
+	DO(recvfrom(b, buf, 5, 0, (struct sockaddr *)&sa, NULL));
+	m.msg_iovlen = 1;
+	in[0].iov_len = 5;
+	m.msg_namelen = 77;
+	DO(recvmsg(b, &m, 0));
+	DO(m.msg_namelen);
+	all(a, 200000);
+	wait_in(b);
+	mprotect(maps + (1 << 20), 1 << 20, PROT_NONE);
+	DO(ready(b) & POLLIN);
+	memset(last, 0, 100000);
+	r = recv(b, last, 200000, MSG_WAITALL);
+	partly("partly received", r, 100000);
+	say("the same", r < 0 || memcmp(last, out, r < 50000 ? (size_t)r : 50000) == 0);
+	for (long left = 200000 - (r > 0 ? r : 0); left > 0; left -= r)
+		if ((r = recv(b, buf, (size_t)left, 0)) <= 0)
+			die("rest");
+	DO(recv(b, buf, 1, MSG_DONTWAIT));
+
+	printf("== wrong pointers, other calls\n");
+	all(a, 10);
+	wait_in(b);
+	DO(poll(nowhere, 1, 0));
+	mprotect(ro, 1 << 20, PROT_READ | PROT_WRITE);
+	*pro = (struct pollfd){.fd = b, .events = POLLIN};
+	FD_ZERO(fro);
+	FD_SET(b, fro);
+	mprotect(ro, 1 << 20, PROT_READ);
+	DO(poll(pro, 1, 0));
+	DO(select(b + 1, nowhere, NULL, NULL, NULL));
+	DO(select(b + 1, fro, out_too, NULL, NULL));
+	n = epoll_create1(0);
+	DO(epoll_ctl(n, EPOLL_CTL_ADD, b, nowhere));
+	DO(epoll_ctl(n, EPOLL_CTL_ADD, b, &ev));
+	DO(epoll_wait(n, nowhere, 1, 0));
+	DO(epoll_wait(n, wild, 1, 0));
+	DO(epoll_wait(n, (void *)ro, 1, 0));
+	DO(epoll_wait(n, (void *)ro, 1, -1));
+	DO(epoll_wait(n, &ev, 1, -1));
+	close(n);
+	if (pipe(p) || socketpair(AF_UNIX, SOCK_STREAM, 0, u))
+		die("pipe");
+	m = (struct msghdr){.msg_control = nowhere, .msg_controllen = 64};
+	DO(sendmsg(u[0], &m, 0));
+	DO(sendmsg(u[0], bad_msg, 0));
+	exactly(b, 10);
+	all(b, 100000);
+	exactly(a, 100000);
+	close(a);
+	DO(recv(b, buf, 1, 0));
+	close(b);
+	close(f);
+	close(p[0]);
+	close(p[1]);
+	close(u[0]);
+	close(u[1]);
+	munmap(maps, 3 << 20);
+}
+
 int main(void)
 {
+	struct pollfd *volatile early = (void *)4096;
+
+	DO(poll(early, 1, 0));
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	sizes();
@@ -435,5 +591,6 @@ int main(void)
 	ends();
 	descriptors();
 	by_other_means();
+	wrong_pointers();
 	return 0;
 }
