@@ -5,6 +5,7 @@
  * plain TCP and a preloaded run print.
  */
 #include <arpa/inet.h>
+#include <elf.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -16,9 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/ucontext.h>
+#include <sys/uio.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -358,11 +362,11 @@ static void old_values(void)
 	}
 }
 
-static void by_fault(void)
+static __attribute__((noinline)) void by_fault(void)
 {
 	*none = 1;
 }
-static void by_wild(void)
+static __attribute__((noinline)) void by_wild(void)
 {
 	*(volatile char *)((uintptr_t)1 << 62) = 1;
 }
@@ -447,6 +451,48 @@ static void end_of(const char *what, void (*how)(void))
 }
 #define END(how) end_of(#how, how)
 
+/* Where a debugger, or a core, finds the program counter at the end. */
+static void place_of(const char *what, void (*how)(void))
+{
+	struct user_regs_struct regs;
+	struct iovec v = {&regs, sizeof(regs)};
+	uintptr_t pc = 0;
+	pid_t pid;
+	int st;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		how();
+		_exit(0);
+	}
+	if (waitpid(pid, &st, 0) != pid ||
+	    ptrace(PTRACE_SETOPTIONS, pid, NULL, (void *)PTRACE_O_TRACEEXIT))
+		die("ptrace");
+	for (long sig = 0; ptrace(PTRACE_CONT, pid, NULL, (void *)sig) == 0;) {
+		if (waitpid(pid, &st, 0) != pid)
+			die("wait");
+		if (!WIFSTOPPED(st))
+			break;
+		sig = WSTOPSIG(st);
+		if (st >> 16 == PTRACE_EVENT_EXIT) {
+			if (ptrace(PTRACE_GETREGSET, pid, (void *)NT_PRSTATUS, &v))
+				die("registers");
+#if defined(__x86_64__)
+			pc = regs.rip;
+#else
+			pc = regs.pc;
+#endif
+			sig = 0;
+		}
+	}
+	printf("%s: %s, in its place: %d\n", what, WIFSIGNALED(st) ? "killed" : "not killed",
+	       pc >= (uintptr_t)how && pc < (uintptr_t)how + 64);
+}
+#define PLACE(how) place_of(#how, how)
+
 static void ends(void)
 {
 	static void (*const actions[])(int) = {SIG_DFL, SIG_IGN, plain_handler};
@@ -471,6 +517,8 @@ static void ends(void)
 		END(by_reset);
 		END(by_jump);
 		END(by_thread);
+		PLACE(by_fault);
+		PLACE(by_wild);
 	}
 	both_ways();
 }
