@@ -24,22 +24,34 @@ enum xvm_msg_type {
 	/* client to xvmd */
 	XVM_MSG_HELLO = 1, /* arg = version, pid = getpid(), text = comm; fds: [arena]. A tool
 			      sends no fd. */
-	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use) */
-	XVM_MSG_WITHDRAW,  /* slot, gen: the offer is void */
+	XVM_MSG_OFFER,	  /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use). With
+			     len != 0: fds: socket; the half is a piece: region, off, len */
+	XVM_MSG_WITHDRAW, /* slot, gen: the offer is void */
 	XVM_MSG_WAKER,	  /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
 	XVM_MSG_UNPAIR,	  /* slot, gen: a paired endpoint is closed */
 	XVM_MSG_CTL_DONE, /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
+	XVM_MSG_LEASE,	  /* region, len: one piece more of that length, please. Answer: PIECE */
 
 	/* xvmd to client */
 	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id; fds: table */
 	XVM_MSG_BAD_VERSION,  /* arg = xvmd's version; the connection then closes */
 	XVM_MSG_SEEN,	      /* slot, gen: xvmd has closed its copy of the offered socket */
 	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client
-				 id; fds: peer's half */
+				 id; fds: peer's half. With len != 0, no fd: region, off, len = where the
+				 peer's half is, arg2 = its VM's number, arg64 = XVM_VM_* */
 	XVM_MSG_REFUSED,      /* slot, gen, arg = enum xvm_reason */
 	XVM_MSG_PEER_WAKER,   /* arg = index, arg2 = its client id; fds: eventfd */
 	XVM_MSG_PEER_GONE,    /* arg2 = client id: its eventfds are of no use any more */
 	XVM_MSG_CTL,	      /* arg = ticket, arg2 = enum xvm_ctl, fd (or -1 for all) */
+
+	/* xvmd to client, between virtual machines: REGION.md. Sent once after the welcome to
+	 * whoever may use that region; region is its index, from 0. */
+	XVM_MSG_REGION,	  /* region, off, len = where in the fd it lies, arg = our own number in it;
+			     fds: what to map */
+	XVM_MSG_DOORBELL, /* region, off, len: likewise the device's registers */
+	XVM_MSG_VECTOR,	  /* region, arg = a vector that is this process's alone; fds: eventfd */
+	XVM_MSG_PIECE,	  /* region, off, len: memory for one half; len = 0: there is no more */
+	XVM_MSG_PEER_DEAD, /* slot, gen: the other end's VM has died: ECONNRESET */
 
 	/* tool to xvmd, and the answers */
 	XVM_MSG_SS = 64,   /* answers: one XVM_MSG_SS_ROW a connection, then XVM_MSG_END */
@@ -55,6 +67,10 @@ enum xvm_msg_type {
 };
 
 enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
+
+/* What the processes of a VM can do, as its xvmd says. */
+#define XVM_VM_DOORBELL 1u   /* ring the vectors of other VMs */
+#define XVM_VM_INTERRUPTS 2u /* be woken by vectors */
 
 /* A row of `xvm ss`. Addresses: v4 as v4-mapped; ports in host order. */
 struct xvm_msg_row {
@@ -76,8 +92,8 @@ struct xvm_msg {
 	uint32_t slot, gen;
 	int32_t pid, fd;
 	uint32_t arg, arg2;
-	uint32_t pad;
-	uint64_t arg64;
+	uint32_t region;
+	uint64_t arg64, off, len;
 	uint8_t addr[16];
 	char text[128]; /* always ends with a NUL */
 	struct xvm_msg_row row;
