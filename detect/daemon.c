@@ -11,6 +11,8 @@
 #include "detect/fd.h"
 #include "detect/log.h"
 #include "detect/pairs.h"
+#include "detect/relay.h"
+#include "detect/vms.h"
 #include "transport/memfd.h"
 
 #define OWN_FDS 64 /* that are never a client's: stdio, the loop, what is open for a moment */
@@ -50,6 +52,10 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *w, int events)
 
 	xvm_conn_reap(d);
 	xvm_groups_reap(d);
+	xvm_relay_flush(d);
+	xvm_vms_update(d);
+	/* What was found out about addresses is told by letters too. */
+	xvm_relay_flush(d);
 	xvm_residency_publish(&d->residency, d->table);
 }
 
@@ -96,6 +102,7 @@ int xvm_daemon_init(struct xvm_daemon *d)
 	xvm_list_init(&d->all);
 	xvm_list_init(&d->dead);
 	xvm_groups_init(&d->groups);
+	xvm_relay_init(d);
 	d->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	ret = make_table(d);
 	if (!ret)

@@ -34,6 +34,8 @@ struct xvm_group {
 	uint64_t news[XVM_REGION_PEERS_MAX];
 	struct xvm_shm_region_res *res; /* what is in the residency table */
 	uint32_t n_res, n_vms;
+	uint64_t published; /* up to which change of residency */
+	bool said_left_out;
 	bool doomed;   /* no longer configured: it ends with its last VM */
 	uint32_t next; /* the number to try first */
 };
@@ -42,6 +44,7 @@ struct xvm_groups {
 	struct xvm_list all;
 	uint32_t next_serial;
 	bool any_dead;
+	bool dirty, look_for_taps; /* vms.c's */
 	/* Somebody has rung, come or gone. Any may be NULL. */
 	int (*joined)(struct xvm_vm *vm); /* a negative errno turns it away */
 	void (*rung)(struct xvm_vm *vm);

@@ -50,7 +50,10 @@ struct xvm_vm {
 	char tap[XVM_VM_TAPS_MAX][16]; /* names of its network devices on this host */
 	uint32_t n_taps;
 
-	struct xvm_vm_relay *relay; /* relay.c's */
+	struct xvm_vm_relay *relay; /* relay.c's; NULL once it is buried */
+	struct xvm_res_ns *place;   /* where its addresses are, while its xvmd is up */
+	struct xvm_list claims;	    /* vms.c's */
+	uint32_t n_claims;
 };
 
 /* Make fd, of that process, a peer. NULL: turned away, and fd stays the caller's. */

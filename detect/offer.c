@@ -54,7 +54,7 @@ uint32_t xvm_offer_facts(int sock, struct xvm_facts *f)
 
 	memset(f, 0, sizeof(*f));
 	if (!is_tcp(sock) || get_u64(sock, SO_COOKIE, &f->cookie) ||
-	    get_u64(sock, SO_NETNS_COOKIE, &f->netns))
+	    get_u64(sock, SO_NETNS_COOKIE, &f->where.netns))
 		return XVM_R_UNSUPPORTED;
 	if (getsockname(sock, (struct sockaddr *)&l, &llen) ||
 	    getpeername(sock, (struct sockaddr *)&r, &rlen) ||
@@ -142,24 +142,24 @@ static bool rule_allows(const struct xvm_offer *o)
 static uint32_t judge(struct xvm_daemon *d, const struct xvm_offer *older,
 		      const struct xvm_offer *newer, uint32_t *older_role, uint32_t *newer_role)
 {
-	uint64_t netns;
+	struct xvm_where where;
 	uint32_t reason;
 
 	reason = xvm_pairing_judge(older, newer, older_role, newer_role);
 	if (reason)
 		return reason;
 	/* Addresses may have moved while the older one waited. */
-	reason = xvm_residency_peer(&d->residency, &older->f, &netns);
+	reason = xvm_residency_peer(&d->residency, &older->f, &where);
 	if (reason)
 		return reason;
-	if (netns != newer->f.netns)
+	if (!xvm_where_same(where, newer->f.where))
 		return XVM_R_NOT_RESIDENT;
 	return rule_allows(older) && rule_allows(newer) ? XVM_R_NONE : XVM_R_RULE;
 }
 
-static void match(struct xvm_daemon *d, struct xvm_offer *o, uint64_t netns)
+static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where where)
 {
-	struct xvm_offer *older = xvm_pairing_mirror(&d->pairing, &o->f, netns);
+	struct xvm_offer *older = xvm_pairing_mirror(&d->pairing, &o->f, where);
 	uint32_t older_role = 0, role = 0, reason;
 
 	if (older && ((struct xvm_conn *)older->owner)->dead)
@@ -189,10 +189,10 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	struct xvm_daemon *d = c->d;
 	struct xvm_offer *o;
 	struct xvm_slot *s;
-	uint64_t netns;
+	struct xvm_where where;
 	uint32_t reason;
 
-	reason = xvm_residency_peer(&d->residency, f, &netns);
+	reason = xvm_residency_peer(&d->residency, f, &where);
 	if (reason)
 		return reason;
 	/* Tuples are used again: the older socket is gone, or is this very one. */
@@ -226,7 +226,7 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	xvm_pairing_add(&d->pairing, o);
 	xvm_list_add(&c->offers, &o->in_owner);
 	c->n_offers++;
-	match(d, o, netns);
+	match(d, o, where);
 	return XVM_R_NONE;
 }
 
@@ -251,7 +251,7 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	reason = xvm_offer_facts(fds[0], &f);
 	if (!reason)
-		follow(c, fds[0], f.netns);
+		follow(c, fds[0], f.where.netns);
 	/* At once: while we hold it, the program's close() sends no FIN. */
 	xvm_fd_discard(fds[0]);
 	fds[0] = -1;
