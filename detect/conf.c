@@ -588,6 +588,24 @@ bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const
 	return true;
 }
 
+bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16_t port)
+{
+	size_t i;
+
+	for (i = 0; i < c->n; i++) {
+		const struct rule *r = &c->rule[i];
+
+		if (r->has & (HAS_USER | HAS_PROGRAM))
+			continue;
+		if ((r->has & HAS_PORT) && (port < r->port_lo || port > r->port_hi))
+			continue;
+		if ((r->has & HAS_ADDRESS) && !in_net(r, addr))
+			continue;
+		return r->allow;
+	}
+	return true;
+}
+
 int xvm_conf_log_level(const struct xvm_conf *c)
 {
 	return c->log_level;

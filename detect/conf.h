@@ -38,6 +38,9 @@ void xvm_conf_free(struct xvm_conf *c);
 bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const uint8_t addr[16],
 		     uint16_t port);
 
+/* May one in a VM? Rules about users and programs are not about it: those are its own xvmd's. */
+bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16_t port);
+
 int xvm_conf_log_level(const struct xvm_conf *c);
 
 /* How many groups there are; they are the configuration's. */

@@ -54,6 +54,9 @@ struct xvm_vm {
 	struct xvm_res_ns *place;   /* where its addresses are, while its xvmd is up */
 	struct xvm_list claims;	    /* vms.c's */
 	uint32_t n_claims;
+	struct xvm_vm_ep **ep; /* vmep.c's */
+	struct xvm_list offers, ends;
+	uint32_t n_offers, n_ends;
 };
 
 /* Make fd, of that process, a peer. NULL: turned away, and fd stays the caller's. */

@@ -6,7 +6,10 @@
 #include "detect/daemon.h"
 #include "detect/fd.h"
 #include "detect/log.h"
+#include "detect/offer.h"
+#include "detect/pairs.h"
 #include "detect/relay.h"
+#include "detect/vmep.h"
 #include "detect/vms.h"
 
 #define READ_AT_ONCE 64 /* letters, before others have their turn */
@@ -113,6 +116,11 @@ bool xvm_relay_up(const struct xvm_vm *vm)
 	return vm->relay && vm->relay->up && !vm->dead;
 }
 
+uint32_t xvm_relay_flags(const struct xvm_vm *vm)
+{
+	return vm->relay ? vm->relay->flags : 0;
+}
+
 static void end_run(struct xvm_vm *vm)
 {
 	struct xvm_vm_relay *r = vm->relay;
@@ -121,6 +129,8 @@ static void end_run(struct xvm_vm *vm)
 	drop_queue(r);
 	r->greeted = r->up = false;
 	r->broken = NULL;
+	xvm_offer_vm_gone(vm);
+	xvm_pairs_vm_gone(vm);
 	xvm_vms_unclaim_all(vm);
 	if (vm->place)
 		xvm_residency_ns_del(&d->residency, vm->place);
@@ -201,7 +211,14 @@ static void dispatch(struct xvm_vm *vm, const struct xvm_letter *l)
 		else if (!xvm_vms_claim(vm, l->laddr, l->mac))
 			xvm_relay_addr_refused(vm, l->laddr, ENOSPC);
 		break;
-	default:
+	case XVM_LETTER_OFFER:
+		xvm_offer_from_vm(vm, l);
+		break;
+	case XVM_LETTER_WITHDRAW:
+		xvm_offer_withdraw_vm(vm, l->client, l->slot, l->gen);
+		break;
+	case XVM_LETTER_UNPAIR:
+		xvm_pairs_unpair_vm(vm, l->client, l->slot, l->gen);
 		break;
 	}
 }
@@ -263,8 +280,10 @@ static int on_joined(struct xvm_vm *vm)
 	const struct xvm_region *g = &vm->group->region;
 
 	vm->relay = calloc(1, sizeof(*vm->relay));
-	if (!vm->relay)
+	if (!vm->relay || xvm_vmep_init(vm)) {
+		free(vm->relay);
 		return -ENOMEM;
+	}
 	xvm_list_init(&vm->relay->queue);
 	xvm_mailbox_init(&vm->relay->box, xvm_region_host_box(g, vm->peer),
 			 xvm_region_peer_box(g, vm->peer));
@@ -274,6 +293,7 @@ static int on_joined(struct xvm_vm *vm)
 static void on_gone(struct xvm_vm *vm)
 {
 	end_run(vm);
+	xvm_vmep_exit(vm);
 	free(vm->relay);
 	vm->relay = NULL;
 }

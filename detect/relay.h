@@ -22,6 +22,9 @@ void xvm_relay_init(struct xvm_daemon *d);
 /* Is it welcome, so that its addresses are to be believed and its offers taken? */
 bool xvm_relay_up(const struct xvm_vm *vm);
 
+/* XVM_LETTER_F_*, as it said. */
+uint32_t xvm_relay_flags(const struct xvm_vm *vm);
+
 void xvm_relay_send(struct xvm_vm *vm, const struct xvm_letter *l);
 void xvm_relay_addr_refused(struct xvm_vm *vm, const uint8_t addr[16], int err);
 

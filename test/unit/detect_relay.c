@@ -13,6 +13,7 @@
 #include "detect/fd.h"
 #include "detect/log.h"
 #include "detect/netlink.h"
+#include "detect/pairs.h"
 #include "detect/relay.h"
 #include "detect/vms.h"
 
@@ -504,4 +505,289 @@ Test(relay, the_hosts_own_addresses)
 	xvm_residency_add(&d.residency, d.netns.own->res, 4242, ip("10.9.0.254"));
 	cr_assert_eq(seen(&a, "10.9.0.254", &peer), XVM_RES_USED | XVM_RES_LOCAL);
 	cr_assert_eq(peer, XVM_PEER_HOST);
+}
+
+/* ---- pairs ---------------------------------------------------------------- */
+
+#define HALF (4096u + 65536u)
+
+/* Two VMs that have an address each, and each other's. */
+static void two_up(struct guest *a, struct guest *b)
+{
+	*a = up();
+	*b = up();
+	link_up("xvmtap1", 901, 900);
+	link_up("xvmtap2", 902, 900);
+	give_tap(a, "xvmtap1");
+	give_tap(b, "xvmtap2");
+	neigh(901, NULL, 1);
+	neigh(902, NULL, 2);
+	claim(a, "10.9.0.1", 1, true);
+	claim(b, "10.9.0.2", 2, true);
+	step();
+}
+
+static struct xvm_letter an_offer(const char *l, uint16_t lport, const char *r, uint16_t rport,
+				  uint32_t slot)
+{
+	struct xvm_letter o = {.type = XVM_LETTER_OFFER,
+			       .client = 5,
+			       .slot = slot,
+			       .gen = 1,
+			       .cookie = slot + 1,
+			       .lport = lport,
+			       .rport = rport,
+			       .off = XVM_REGION_BOX + slot * 4096,
+			       .len = HALF};
+
+	memcpy(o.laddr, ip(l), 16);
+	memcpy(o.raddr, ip(r), 16);
+	o.role = lport > rport ? XVM_ROLE_ACTIVE : XVM_ROLE_PASSIVE;
+	return o;
+}
+
+/* Pair slot of a with the same of b. */
+static void pair(struct guest *a, struct guest *b, uint32_t slot)
+{
+	struct xvm_letter l;
+
+	say(a, an_offer("10.9.0.1", 1000 + slot, "10.9.0.2", 80, slot));
+	no_letter(a);
+	say(b, an_offer("10.9.0.2", 80, "10.9.0.1", 1000 + slot, slot));
+	l = read_letter(b);
+	cr_assert_eq(l.type, XVM_LETTER_PAIRED, "type %u arg %u", l.type, l.arg);
+	cr_assert_eq(l.client, 5);
+	cr_assert_eq(l.slot, slot);
+	cr_assert_eq(l.gen, 1);
+	cr_assert_eq(l.role, XVM_ROLE_PASSIVE);
+	cr_assert_eq(l.peer, a->vm->peer);
+	cr_assert_eq(l.peer_gen, a->vm->gen);
+	cr_assert_eq(l.off, XVM_REGION_BOX + slot * 4096);
+	cr_assert_eq(l.len, HALF);
+	cr_assert_eq(l.flags, XVM_LETTER_F_DOORBELL);
+	l = read_letter(a);
+	cr_assert_eq(l.type, XVM_LETTER_PAIRED);
+	cr_assert_eq(l.role, XVM_ROLE_ACTIVE);
+	cr_assert_eq(l.peer, b->vm->peer);
+}
+
+static void unpair(struct guest *v, uint32_t slot)
+{
+	say(v, (struct xvm_letter){.type = XVM_LETTER_UNPAIR, .client = 5, .slot = slot, .gen = 1});
+}
+
+Test(relay, two_vms_are_paired)
+{
+	struct guest a, b;
+	struct xvm_letter l;
+
+	two_up(&a, &b);
+	pair(&a, &b, 3);
+	cr_assert_eq(xvm_pairs_count(&d), 1);
+	cr_assert_eq(d.pairing.count, 0);
+	cr_assert_eq(a.vm->readers, 1);
+	cr_assert_eq(b.vm->readers, 1);
+	unpair(&a, 3);
+	no_letter(&a);
+	cr_assert_eq(b.vm->readers, 0, "a reads b no more");
+	cr_assert_eq(a.vm->readers, 1);
+	unpair(&a, 3);
+	unpair(&b, 3);
+	cr_assert_eq(a.vm->readers, 0);
+	l = read_letter(&a);
+	cr_assert_eq(l.type, XVM_LETTER_FREED);
+	cr_assert_eq(l.client, 5);
+	cr_assert_eq(l.slot, 3);
+	cr_assert_eq(read_letter(&b).type, XVM_LETTER_FREED);
+	cr_assert_eq(xvm_pairs_count(&d), 0);
+	cr_assert_eq(a.vm->n_ends, 0);
+	pair(&a, &b, 3);
+}
+
+Test(relay, offers_that_are_refused)
+{
+	static const char rules[] = "pair deny user 7\npair deny program x\npair deny port 80\n";
+	struct guest a, b;
+	struct xvm_letter l;
+	char err[64];
+
+	two_up(&a, &b);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.3", 80, 1));
+	l = read_letter(&a);
+	cr_assert_eq(l.type, XVM_LETTER_REFUSED);
+	cr_assert_eq(l.arg, XVM_R_NOT_RESIDENT);
+	cr_assert_eq(l.slot, 1);
+	/* An address that it does not have. */
+	say(&a, an_offer("10.9.0.2", 1000, "10.9.0.1", 80, 1));
+	cr_assert_eq(read_letter(&a).arg, XVM_R_NOT_RESIDENT);
+	say(&a, an_offer("10.9.0.7", 1000, "10.9.0.2", 80, 1));
+	cr_assert_eq(read_letter(&a).arg, XVM_R_NOT_RESIDENT);
+	say(&a, an_offer("127.0.0.1", 1000, "127.0.0.1", 80, 1));
+	cr_assert_eq(read_letter(&a).arg, XVM_R_NOT_RESIDENT);
+	/* Rules of this host: by address and port, not by what it cannot know. */
+	xvm_conf_free(d.conf);
+	d.conf = xvm_conf_parse(rules, strlen(rules), "", err, sizeof(err));
+	cr_assert_not_null(d.conf, "%s", err);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.2", 80, 1));
+	say(&b, an_offer("10.9.0.2", 80, "10.9.0.1", 1000, 1));
+	cr_assert_eq(read_letter(&a).arg, XVM_R_RULE);
+	cr_assert_eq(read_letter(&b).arg, XVM_R_RULE);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.2", 81, 1));
+	say(&b, an_offer("10.9.0.2", 81, "10.9.0.1", 1000, 1));
+	cr_assert_eq(read_letter(&a).type, XVM_LETTER_PAIRED);
+	/* Both the active end. */
+	l = an_offer("10.9.0.1", 1001, "10.9.0.2", 81, 2);
+	say(&a, l);
+	l = an_offer("10.9.0.2", 81, "10.9.0.1", 1001, 2);
+	l.role = XVM_ROLE_ACTIVE;
+	say(&b, l);
+	cr_assert_eq(read_letter(&a).arg, XVM_R_SELF);
+	cr_assert_eq(d.pairing.count, 0);
+}
+
+Test(relay, withdrawn_and_replaced_offers)
+{
+	struct guest a, b;
+	struct xvm_letter l;
+
+	two_up(&a, &b);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.2", 80, 1));
+	cr_assert_eq(d.pairing.count, 1);
+	l = (struct xvm_letter){.type = XVM_LETTER_WITHDRAW, .client = 5, .slot = 1, .gen = 2};
+	say(&a, l);
+	cr_assert_eq(d.pairing.count, 1, "another generation's");
+	l.gen = 1;
+	say(&a, l);
+	cr_assert_eq(d.pairing.count, 0);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.2", 80, 1));
+	say(&a, an_offer("10.9.0.1", 1001, "10.9.0.2", 80, 1));
+	say(&a, an_offer("10.9.0.1", 1001, "10.9.0.2", 80, 2));
+	cr_assert_eq(d.pairing.count, 1, "by its name, and by its tuple");
+	cr_assert_eq(a.vm->n_offers, 1);
+	say(&b, an_offer("10.9.0.2", 80, "10.9.0.1", 1001, 1));
+	cr_assert_eq(read_letter(&a).slot, 2);
+}
+
+Test(relay, a_vm_dies)
+{
+	struct guest a, b;
+	struct xvm_letter l;
+	struct xvm_vm *dead;
+
+	two_up(&a, &b);
+	pair(&a, &b, 1);
+	pair(&a, &b, 2);
+	say(&a, an_offer("10.9.0.1", 999, "10.9.0.2", 80, 7));
+	dead = a.vm;
+	power_off(&a);
+	cr_assert_eq(d.pairing.count, 0);
+	l = read_letter(&b);
+	cr_assert_eq(l.type, XVM_LETTER_GONE, "once for all pairs");
+	cr_assert_eq(l.peer, 1);
+	cr_assert_eq(l.peer_gen, dead->gen);
+	no_letter(&b);
+	cr_assert_eq(b.vm->readers, 0);
+	cr_assert_eq(g->vm[1], dead, "b still has its halves mapped");
+	cr_assert_eq(state(&b), XVM_PEER_UP);
+	cr_assert_eq(xvm_region_header(&g->region)->peer[1].state, XVM_PEER_GONE);
+	unpair(&b, 1);
+	cr_assert_eq(read_letter(&b).type, XVM_LETTER_FREED);
+	cr_assert_not_null(g->vm[1]);
+	unpair(&b, 2);
+	cr_assert_eq(read_letter(&b).type, XVM_LETTER_FREED);
+	cr_assert_null(g->vm[1]);
+	cr_assert_eq(xvm_pairs_count(&d), 0);
+}
+
+Test(relay, both_die)
+{
+	struct guest a, b;
+
+	two_up(&a, &b);
+	pair(&a, &b, 1);
+	close(a.sock);
+	close(b.sock);
+	step();
+	cr_assert_null(g->vm[1]);
+	cr_assert_null(g->vm[2]);
+	cr_assert_eq(xvm_pairs_count(&d), 0);
+}
+
+Test(relay, a_guest_boots_anew)
+{
+	struct guest a, b;
+	struct xvm_letter l;
+
+	two_up(&a, &b);
+	pair(&a, &b, 1);
+	a.run++;
+	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs);
+	hello(&a);
+	no_letter(&a);
+	l = read_letter(&b);
+	cr_assert_eq(l.type, XVM_LETTER_GONE);
+	cr_assert_eq(l.peer, 1);
+	/* What it says before it is welcome counts for nothing. */
+	claim(&a, "10.9.0.1", 1, true);
+	cr_assert_eq(a.vm->n_claims, 0);
+	unpair(&b, 1);
+	cr_assert_eq(read_letter(&b).type, XVM_LETTER_FREED);
+	l = read_letter(&a);
+	cr_assert_eq(l.type, XVM_LETTER_WELCOME, "nothing of its last run");
+	cr_assert_eq(l.run, a.run);
+	give_tap(&a, "xvmtap1");
+	claim(&a, "10.9.0.1", 1, true);
+	pair(&a, &b, 1);
+}
+
+Test(relay, an_address_moves_while_an_offer_waits)
+{
+	struct guest a, b, c;
+
+	two_up(&a, &b);
+	c = up();
+	link_up("xvmtap3", 903, 900);
+	give_tap(&c, "xvmtap3");
+	neigh(903, NULL, 3);
+	say(&a, an_offer("10.9.0.1", 1000, "10.9.0.2", 80, 1));
+	claim(&b, "10.9.0.2", 2, false);
+	claim(&c, "10.9.0.2", 3, true);
+	/* b offers what it has no more; c what a meant, but not to c. */
+	say(&b, an_offer("10.9.0.2", 80, "10.9.0.1", 1000, 1));
+	cr_assert_eq(read_letter(&b).arg, XVM_R_NOT_RESIDENT);
+	say(&c, an_offer("10.9.0.2", 80, "10.9.0.1", 1000, 1));
+	cr_assert_eq(read_letter(&c).type, XVM_LETTER_PAIRED, "it has it now");
+	cr_assert_eq(read_letter(&a).peer, c.vm->peer);
+}
+
+Test(relay, a_group_is_ended_with_all_its_pairs)
+{
+	struct guest a, b;
+
+	two_up(&a, &b);
+	pair(&a, &b, 1);
+	pair(&a, &b, 2);
+	say(&a, an_offer("10.9.0.1", 999, "10.9.0.2", 80, 7));
+	power_off(&b);
+	cr_assert_not_null(g->vm[2]);
+	xvm_group_del(g);
+	cr_assert_eq(xvm_pairs_count(&d), 0);
+	cr_assert_eq(d.pairing.count, 0);
+	cr_assert_eq(d.fds, 1);
+}
+
+Test(relay, many_pairs)
+{
+	struct guest a, b;
+	uint32_t i;
+
+	two_up(&a, &b);
+	for (i = 0; i < 350; i++)
+		pair(&a, &b, i);
+	cr_assert_eq(xvm_pairs_count(&d), 350);
+	cr_assert_eq(a.vm->n_ends, 350);
+	cr_assert_eq(a.vm->readers, 350);
+	power_off(&a);
+	power_off(&b);
+	cr_assert_eq(xvm_pairs_count(&d), 0);
 }
