@@ -283,14 +283,14 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 		xvm_conn_end(c, 0, 0, "loopback: in the very namespace that asks");
 		return;
 	}
-	where = xvm_residency_find(&d->residency, addr, &a);
+	where = xvm_residency_find(&d->residency, NULL, addr, &a);
 	if (!where) {
 		xvm_netns_explain_stranger(d, addr, text, sizeof(text));
 		xvm_conn_end(c, ENOENT, 0, text);
 		return;
 	}
 	if (where > 1) {
-		xvm_conn_end(c, EEXIST, 0, "the address is in more than one namespace");
+		xvm_conn_end(c, EEXIST, 0, "the address is in more than one namespace or VM");
 		return;
 	}
 	text[0] = 0;

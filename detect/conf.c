@@ -14,10 +14,15 @@
 #include <unistd.h>
 
 #include "detect/conf.h"
+#include "transport/region.h"
 
 #define WORDS_MAX 16
 #define LINE_MAX_BYTES 1024
 #define RULES_MAX 10000
+#define GROUPS_MAX 64
+#define GROUP_SIZE (256ull << 20)
+#define GROUP_PEERS 8
+#define GROUP_VECTORS 16
 
 enum { HAS_USER = 1, HAS_PROGRAM = 2, HAS_ADDRESS = 4, HAS_PORT = 8 };
 
@@ -34,6 +39,8 @@ struct rule {
 struct xvm_conf {
 	struct rule *rule;
 	size_t n;
+	struct xvm_conf_group *group;
+	size_t n_groups;
 	int log_level;
 	bool log_given;
 };
@@ -79,19 +86,19 @@ static int number(const char *s, unsigned long max, unsigned long *v)
 	return 0;
 }
 
-static int parse_user(struct parser *p, struct rule *r, const char *w)
+static int parse_user(struct parser *p, uid_t *uid, const char *w)
 {
 	struct passwd *pw;
 	unsigned long v;
 
 	if (!number(w, (uid_t)-2, &v)) {
-		r->uid = (uid_t)v;
+		*uid = (uid_t)v;
 		return 0;
 	}
 	pw = getpwnam(w);
 	if (!pw)
 		return wrong(p, "there is no user \"%s\"", w);
-	r->uid = pw->pw_uid;
+	*uid = pw->pw_uid;
 	return 0;
 }
 
@@ -170,7 +177,7 @@ static int parse_selector(struct parser *p, struct rule *r, const char *key, cha
 	r->has |= bit;
 	switch (bit) {
 	case HAS_USER:
-		return parse_user(p, r, value);
+		return parse_user(p, &r->uid, value);
 	case HAS_PROGRAM:
 		return parse_program(p, r, value);
 	case HAS_ADDRESS:
@@ -212,6 +219,176 @@ out_free:
 	free(r.program);
 	return ret;
 }
+
+/* ---- groups ----------------------------------------------------------- */
+
+enum {
+	HAS_SOCKET = 1,
+	HAS_SIZE = 2,
+	HAS_PEERS = 4,
+	HAS_VECTORS = 8,
+	HAS_OWNER = 16,
+	HAS_HUGE = 32
+};
+
+static const struct {
+	const char *name;
+	unsigned bit;
+} group_words[] = {{"socket", HAS_SOCKET},   {"size", HAS_SIZE},  {"peers", HAS_PEERS},
+		   {"vectors", HAS_VECTORS}, {"user", HAS_OWNER}, {"hugepages", HAS_HUGE}};
+
+static bool name_ok(const char *w)
+{
+	size_t n = strspn(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+	return isalnum((unsigned char)*w) && !w[n] &&
+	       n < sizeof(((struct xvm_conf_group *)0)->name);
+}
+
+/* A number with K, M or G behind it. */
+static int parse_size(struct parser *p, uint64_t *size, char *w)
+{
+	static const char units[] = "KMG";
+	size_t len = strlen(w);
+	const char *unit = strchr(units, w[len - 1]);
+	unsigned long v;
+	int ret;
+
+	if (unit)
+		w[len - 1] = 0;
+	ret = number(w, XVM_REGION_SIZE_MAX, &v);
+	if (unit)
+		w[len - 1] = *unit;
+	if (ret)
+		return wrong(p, "\"%s\" is no size", w);
+	*size = unit ? (uint64_t)v << 10 * (unit - units + 1) : v;
+	if (*size < XVM_REGION_SIZE_MIN || *size > XVM_REGION_SIZE_MAX || (*size & (*size - 1)))
+		return wrong(p, "a size is a power of two from %lluM to %lluG",
+			     XVM_REGION_SIZE_MIN >> 20, XVM_REGION_SIZE_MAX >> 30);
+	return 0;
+}
+
+static int parse_count(struct parser *p, uint32_t *to, const char *w, const char *what,
+		       unsigned long max)
+{
+	unsigned long v;
+
+	if (number(w, max, &v) || !v)
+		return wrong(p, "\"%s\" is no number of %s, from 1 to %lu", w, what, max);
+	*to = (uint32_t)v;
+	return 0;
+}
+
+static int parse_socket(struct parser *p, struct xvm_conf_group *g, const char *w)
+{
+	if (*w != '/')
+		return wrong(p, "socket \"%s\" is no absolute path", w);
+	if (strlen(w) >= sizeof(g->socket))
+		return wrong(p, "the socket's path is longer than %zu bytes",
+			     sizeof(g->socket) - 1);
+	snprintf(g->socket, sizeof(g->socket), "%s", w);
+	return 0;
+}
+
+static int parse_group_word(struct parser *p, struct xvm_conf_group *g, unsigned bit, char *value)
+{
+	switch (bit) {
+	case HAS_SOCKET:
+		return parse_socket(p, g, value);
+	case HAS_SIZE:
+		return parse_size(p, &g->size, value);
+	case HAS_PEERS:
+		return parse_count(p, &g->vms, value, "peers", XVM_REGION_PEERS_MAX - 1);
+	case HAS_VECTORS:
+		return parse_count(p, &g->vectors, value, "vectors", XVM_REGION_VECTORS_MAX);
+	case HAS_OWNER:
+		g->has_user = true;
+		return parse_user(p, &g->uid, value);
+	default:
+		g->hugepages = true;
+		return 0;
+	}
+}
+
+static int parse_group_words(struct parser *p, struct xvm_conf_group *g, char **w, int n)
+{
+	unsigned has = 0, bit;
+	size_t k;
+	int i, ret;
+
+	for (i = 0; i < n; i++) {
+		bit = 0;
+		for (k = 0; k < sizeof(group_words) / sizeof(group_words[0]); k++)
+			if (!strcmp(w[i], group_words[k].name))
+				bit = group_words[k].bit;
+		if (!bit)
+			return wrong(
+				p,
+				"\"%s\" is none of socket, size, peers, vectors, user, hugepages",
+				w[i]);
+		if (has & bit)
+			return wrong(p, "%s is given twice", w[i]);
+		has |= bit;
+		if (bit != HAS_HUGE && ++i == n)
+			return wrong(p, "%s is not followed by a value", w[i - 1]);
+		ret = parse_group_word(p, g, bit, w[i]);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Each on its own is right; are they together? */
+static int judge_group(struct parser *p, const struct xvm_conf_group *g)
+{
+	const struct xvm_conf *c = p->c;
+	struct xvm_region figures;
+	size_t i;
+
+	for (i = 0; i < c->n_groups; i++) {
+		if (!strcmp(c->group[i].name, g->name))
+			return wrong(p, "there are two groups %s", g->name);
+		if (!strcmp(c->group[i].socket, g->socket))
+			return wrong(p, "group %s has the socket %s", c->group[i].name, g->socket);
+	}
+	if (xvm_region_figure(&figures, g->size, g->vms + 1, g->vectors))
+		return wrong(p, "%lluM are too few for %u peers and the host",
+			     (unsigned long long)(g->size >> 20), g->vms);
+	if (g->hugepages && g->size < 2ull << 20)
+		return wrong(p, "%lluM are less than a huge page",
+			     (unsigned long long)(g->size >> 20));
+	return 0;
+}
+
+static int parse_group(struct parser *p, char **w, int n)
+{
+	struct xvm_conf_group *more,
+		g = {.size = GROUP_SIZE, .vms = GROUP_PEERS, .vectors = GROUP_VECTORS};
+	struct xvm_conf *c = p->c;
+	int ret;
+
+	if (n < 2 || !name_ok(w[1]))
+		return wrong(p,
+			     "group is not followed by a name of 1 to %zu letters, digits, - _ .",
+			     sizeof(g.name) - 1);
+	if (c->n_groups >= GROUPS_MAX)
+		return wrong(p, "more than %d groups", GROUPS_MAX);
+	snprintf(g.name, sizeof(g.name), "%s", w[1]);
+	snprintf(g.socket, sizeof(g.socket), "/run/xvm/%s.ivshmem", w[1]);
+	ret = parse_group_words(p, &g, w + 2, n - 2);
+	if (!ret)
+		ret = judge_group(p, &g);
+	if (ret)
+		return ret;
+	more = realloc(c->group, (c->n_groups + 1) * sizeof(*more));
+	if (!more)
+		return wrong(p, "out of memory");
+	c->group = more;
+	c->group[c->n_groups++] = g;
+	return 0;
+}
+
+/* ---- the rest --------------------------------------------------------- */
 
 static int parse_log(struct parser *p, char **w, int n)
 {
@@ -257,7 +434,9 @@ static int parse_line(struct parser *p, char *line)
 		return parse_pair(p, w, n);
 	if (!strcmp(w[0], "log"))
 		return parse_log(p, w, n);
-	return wrong(p, "\"%.32s\" is no statement; there are pair and log", w[0]);
+	if (!strcmp(w[0], "group"))
+		return parse_group(p, w, n);
+	return wrong(p, "\"%.32s\" is no statement; there are pair, group and log", w[0]);
 }
 
 struct xvm_conf *xvm_conf_parse(const char *text, size_t len, const char *name, char *err,
@@ -350,6 +529,7 @@ void xvm_conf_free(struct xvm_conf *c)
 	for (i = 0; i < c->n; i++)
 		free(c->rule[i].program);
 	free(c->rule);
+	free(c->group);
 	free(c);
 }
 
@@ -408,7 +588,31 @@ bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const
 	return true;
 }
 
+bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16_t port)
+{
+	size_t i;
+
+	for (i = 0; i < c->n; i++) {
+		const struct rule *r = &c->rule[i];
+
+		if (r->has & (HAS_USER | HAS_PROGRAM))
+			continue;
+		if ((r->has & HAS_PORT) && (port < r->port_lo || port > r->port_hi))
+			continue;
+		if ((r->has & HAS_ADDRESS) && !in_net(r, addr))
+			continue;
+		return r->allow;
+	}
+	return true;
+}
+
 int xvm_conf_log_level(const struct xvm_conf *c)
 {
 	return c->log_level;
+}
+
+size_t xvm_conf_groups(const struct xvm_conf *c, const struct xvm_conf_group **group)
+{
+	*group = c->group;
+	return c->n_groups;
 }

@@ -10,6 +10,17 @@
 
 #define XVM_CONF_MAX (1u << 20) /* bytes of a file */
 
+/* A group of VMs: see ivshmem_server.h. */
+struct xvm_conf_group {
+	char name[32];
+	char socket[108];
+	uint64_t size;
+	uint32_t vms, vectors;
+	bool hugepages;
+	bool has_user; /* besides root and our own user, this one may connect */
+	uid_t uid;
+};
+
 struct xvm_conf;
 
 /*
@@ -27,6 +38,12 @@ void xvm_conf_free(struct xvm_conf *c);
 bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const uint8_t addr[16],
 		     uint16_t port);
 
+/* May one in a VM? Rules about users and programs are not about it: those are its own xvmd's. */
+bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16_t port);
+
 int xvm_conf_log_level(const struct xvm_conf *c);
+
+/* How many groups there are; they are the configuration's. */
+size_t xvm_conf_groups(const struct xvm_conf *c, const struct xvm_conf_group **group);
 
 #endif

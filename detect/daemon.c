@@ -11,6 +11,8 @@
 #include "detect/fd.h"
 #include "detect/log.h"
 #include "detect/pairs.h"
+#include "detect/relay.h"
+#include "detect/vms.h"
 #include "transport/memfd.h"
 
 #define OWN_FDS 64 /* that are never a client's: stdio, the loop, what is open for a moment */
@@ -49,17 +51,18 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *w, int events)
 	struct xvm_daemon *d = w->data;
 
 	xvm_conn_reap(d);
+	xvm_groups_reap(d);
+	xvm_relay_flush(d);
+	xvm_vms_update(d);
+	/* What was found out about addresses is told by letters too. */
+	xvm_relay_flush(d);
 	xvm_residency_publish(&d->residency, d->table);
 }
 
-/*
- * Out of descriptors, in spite of all counting: a connection that cannot be accepted would keep
- * the loop spinning. One is kept in reserve to take it in and turn it away.
- */
-static void turn_away(struct xvm_daemon *d)
+void xvm_daemon_turn_away(struct xvm_daemon *d, int listen_fd)
 {
 	close(d->spare_fd);
-	close(accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC));
+	close(accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC));
 	d->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
@@ -74,7 +77,7 @@ void xvm_daemon_accept(struct xvm_daemon *d)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE)
-			turn_away(d);
+			xvm_daemon_turn_away(d, d->listen_fd);
 		else if (errno != ECONNABORTED && errno != EINTR)
 			return;
 	}
@@ -98,6 +101,8 @@ int xvm_daemon_init(struct xvm_daemon *d)
 	xvm_list_init(&d->arenas);
 	xvm_list_init(&d->all);
 	xvm_list_init(&d->dead);
+	xvm_groups_init(&d->groups);
+	xvm_relay_init(d);
 	d->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	ret = make_table(d);
 	if (!ret)
@@ -152,6 +157,7 @@ void xvm_daemon_exit(struct xvm_daemon *d)
 	for (XVM_EACH(n, t, &d->all))
 		xvm_conn_drop(xvm_container(n, struct xvm_conn, in_all), NULL);
 	xvm_conn_reap(d);
+	xvm_groups_exit(d);
 	say_goodbye(d);
 	ev_prepare_stop(d->loop, &d->prepare);
 	xvm_netns_exit(d);

@@ -7,6 +7,7 @@
 
 #include "detect/conf.h"
 #include "detect/conn.h"
+#include "detect/ivshmem_server.h"
 #include "detect/netns.h"
 #include "detect/pairing.h"
 #include "detect/residency.h"
@@ -38,6 +39,7 @@ struct xvm_daemon {
 	struct xvm_pairing pairing;
 	struct xvm_residency residency;
 	struct xvm_netns netns;
+	struct xvm_groups groups;
 	struct xvm_pairs *pairs;
 	struct xvm_answer *answer;
 
@@ -58,5 +60,9 @@ void xvm_daemon_exit(struct xvm_daemon *d);
 /* Serve this listening socket (-1: none) instead of the last, which is closed. */
 void xvm_daemon_listen(struct xvm_daemon *d, int fd);
 void xvm_daemon_accept(struct xvm_daemon *d);
+
+/* Out of descriptors, in spite of all counting: a connection that cannot be accepted would keep
+ * the loop spinning. One is kept in reserve to take it in and turn it away. */
+void xvm_daemon_turn_away(struct xvm_daemon *d, int listen_fd);
 
 #endif

@@ -130,3 +130,13 @@ int xvm_fd_ring(int fd)
 		return 0;
 	return n < 0 && err != EINTR ? -err : -EAGAIN;
 }
+
+void xvm_fd_drain(int fd)
+{
+	uint64_t n;
+
+	patience(true);
+	if (read(fd, &n, sizeof(n)) < 0 && errno != EAGAIN && errno != EINTR)
+		xvm_log(LOG_WARNING, "cannot read an eventfd: %s", strerror(errno));
+	patience(false);
+}

@@ -21,4 +21,7 @@ void xvm_fd_discard(int fd);
 /* Add 1 to an eventfd: 0, or -EAGAIN where it is full. */
 int xvm_fd_ring(int fd);
 
+/* Take what is in an eventfd, without waiting for more: its flags may be somebody else's too. */
+void xvm_fd_drain(int fd);
+
 #endif

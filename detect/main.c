@@ -145,6 +145,7 @@ static void on_hup(struct ev_loop *loop, ev_signal *w, int events)
 		xvm_conf_free(d.conf);
 		d.conf = conf;
 		xvm_log_level(xvm_conf_log_level(conf));
+		xvm_groups_apply(&d);
 		xvm_log(LOG_NOTICE, "configuration read again");
 	} else {
 		xvm_log(LOG_ERR, "%s (the old configuration stays in force)", err);
@@ -287,7 +288,8 @@ static int take_socket(int *fd)
 		fail("what systemd handed over is not one listening SOCK_SEQPACKET socket", 0);
 		return -EINVAL;
 	}
-	ret = xvm_socket_open(&sock, opt.socket, opt.private, fd, err, sizeof(err));
+	ret = xvm_socket_open(&sock, opt.socket, opt.private ? XVM_SOCKET_PRIVATE : 0, fd, err,
+			      sizeof(err));
 	if (ret < 0)
 		fail(err, 0);
 	return ret;
@@ -315,6 +317,14 @@ static int serve(int pipe_fd)
 		ret = xvm_daemon_init(&d);
 	if (ret) {
 		ret = fail("cannot start", ret);
+		goto out_socket;
+	}
+	/* It has said what is wrong, to stderr as yet. */
+	if (!xvm_groups_apply(&d)) {
+		ret = fail("cannot serve all groups", 0);
+		xvm_socket_unlink(&sock);
+		xvm_daemon_exit(&d);
+		ev_loop_destroy(d.loop);
 		goto out_socket;
 	}
 	if (opt.private) {

@@ -17,6 +17,7 @@
 #include "detect/daemon.h"
 #include "detect/log.h"
 #include "detect/netlink.h"
+#include "detect/vms.h"
 
 #define BUFFER (1 << 20)
 #define TRIES 5		/* of a dump that is interrupted by changes */
@@ -111,6 +112,8 @@ static void on_link(struct xvm_ns *ns, struct rtnl_link *link, bool gone)
 
 	l = find_link(ns, ifindex);
 	if (gone) {
+		if (l && own(ns))
+			xvm_vms_link(ns->d, l, true);
 		if (l)
 			forget_link(ns, l);
 		return;
@@ -131,6 +134,8 @@ static void on_link(struct xvm_ns *ns, struct rtnl_link *link, bool gone)
 	copy_name(l->name, rtnl_link_get_name(link));
 	copy_name(l->kind, rtnl_link_get_type(link));
 	mac6(rtnl_link_get_addr(link), l->mac);
+	if (own(ns))
+		xvm_vms_link(ns->d, l, false);
 }
 
 /* ---- neighbours and FDB, of our own namespace ------------------------- */
@@ -142,34 +147,70 @@ static void forget_neigh(struct xvm_netns *all, struct xvm_nl_neigh *g)
 	free(g);
 }
 
+static struct xvm_nl_neigh *find_neigh(const struct xvm_netns *all, const struct xvm_nl_neigh *want,
+				       bool fdb)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &all->neighs)) {
+		struct xvm_nl_neigh *g = xvm_container(n, struct xvm_nl_neigh, in_all);
+
+		if (g->ifindex == want->ifindex && !memcmp(g->addr, want->addr, 16) &&
+		    (!fdb || (!memcmp(g->mac, want->mac, 6) && g->vlan == want->vlan)))
+			return g;
+	}
+	return NULL;
+}
+
+/* A MAC that moves to another port of its bridge is said to be there, and not to have left. */
+static void forget_elsewhere(struct xvm_ns *ns, const struct xvm_nl_neigh *now)
+{
+	const struct xvm_nl_link *l = find_link(ns, now->ifindex), *was;
+	struct xvm_netns *all = &ns->d->netns;
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &all->neighs)) {
+		struct xvm_nl_neigh *g = xvm_container(n, struct xvm_nl_neigh, in_all);
+
+		if (g->ifindex == now->ifindex || memcmp(g->addr, now->addr, 16) != 0 ||
+		    memcmp(g->mac, now->mac, 6) != 0 || g->vlan != now->vlan)
+			continue;
+		was = find_link(ns, g->ifindex);
+		if (l && was && l->master && l->master == was->master)
+			forget_neigh(all, g);
+	}
+}
+
 static void on_neigh(struct xvm_ns *ns, struct rtnl_neigh *neigh, bool gone)
 {
 	struct xvm_netns *all = &ns->d->netns;
-	struct xvm_nl_neigh want = {.ifindex = rtnl_neigh_get_ifindex(neigh)}, *g = NULL;
+	struct xvm_nl_neigh want = {.ifindex = rtnl_neigh_get_ifindex(neigh)}, *g;
 	bool fdb = rtnl_neigh_get_family(neigh) == AF_BRIDGE;
-	struct xvm_list *n, *t;
 
 	if (!fdb && !addr16(rtnl_neigh_get_dst(neigh), want.addr))
 		return;
+	if (fdb)
+		want.vlan = rtnl_neigh_get_vlan(neigh);
 	if (!mac6(rtnl_neigh_get_lladdr(neigh), want.mac)) {
 		if (fdb)
 			return;
 		gone = true; /* failed, or being looked for */
 	}
-	for (XVM_EACH(n, t, &all->neighs)) {
-		g = xvm_container(n, struct xvm_nl_neigh, in_all);
-		if (g->ifindex == want.ifindex && !memcmp(g->addr, want.addr, 16) &&
-		    (!fdb || !memcmp(g->mac, want.mac, 6)))
-			break;
-		g = NULL;
-	}
+	g = find_neigh(all, &want, fdb);
 	if (gone) {
-		if (g)
+		if (g) {
+			xvm_vms_neigh(ns->d, g);
 			forget_neigh(all, g);
+		}
+		return;
+	}
+	if (g && !memcmp(g->mac, want.mac, 6)) {
+		g->sweep = ns->res->sweep;
 		return;
 	}
 	if (!g) {
-		if (all->n_neighs >= NEIGHS_MAX)
+		/* Many MACs are easily made up by one who wants that others' find no room. */
+		if (all->n_neighs >= NEIGHS_MAX && !xvm_vms_concerned(ns->d, want.addr, want.mac))
 			return;
 		g = calloc(1, sizeof(*g));
 		if (!g)
@@ -178,8 +219,11 @@ static void on_neigh(struct xvm_ns *ns, struct rtnl_neigh *neigh, bool gone)
 		xvm_list_add(&all->neighs, &g->in_all);
 		all->n_neighs++;
 	}
+	if (fdb)
+		forget_elsewhere(ns, &want);
 	memcpy(g->mac, want.mac, 6);
 	g->sweep = ns->res->sweep;
+	xvm_vms_neigh(ns->d, g);
 }
 
 const struct xvm_nl_link *xvm_netlink_link(const struct xvm_ns *ns, uint32_t ifindex)
@@ -388,6 +432,8 @@ int xvm_netlink_dump(struct xvm_ns *ns)
 	set_blocking(ns->sock, false);
 	if (!ret)
 		sweep(ns);
+	if (!ret && own(ns))
+		xvm_vms_dirty(ns->d);
 	if (ns->res->full)
 		xvm_log(LOG_WARNING,
 			"namespace %llu has more than %d addresses: the rest is left out",

@@ -25,6 +25,7 @@ struct xvm_nl_neigh {
 	uint32_t sweep;
 	uint8_t addr[16];
 	uint8_t mac[6];
+	int vlan; /* of the bridge's */
 };
 
 /* A socket in the namespace that the thread is in now; NULL with errno. */

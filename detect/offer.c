@@ -16,6 +16,8 @@
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
+#include "detect/relay.h"
+#include "detect/vmep.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -54,7 +56,7 @@ uint32_t xvm_offer_facts(int sock, struct xvm_facts *f)
 
 	memset(f, 0, sizeof(*f));
 	if (!is_tcp(sock) || get_u64(sock, SO_COOKIE, &f->cookie) ||
-	    get_u64(sock, SO_NETNS_COOKIE, &f->netns))
+	    get_u64(sock, SO_NETNS_COOKIE, &f->where.netns))
 		return XVM_R_UNSUPPORTED;
 	if (getsockname(sock, (struct sockaddr *)&l, &llen) ||
 	    getpeername(sock, (struct sockaddr *)&r, &rlen) ||
@@ -81,8 +83,7 @@ uint32_t xvm_offer_facts(int sock, struct xvm_facts *f)
 	return XVM_R_NONE;
 }
 
-/* Out of all tables; the half is closed unless it was taken (-1). */
-static void forget(struct xvm_daemon *d, struct xvm_offer *o)
+static void forget_at_conn(struct xvm_offer *o)
 {
 	struct xvm_conn *c = o->owner;
 	struct xvm_slot *s = xvm_arenas_slot(c->arena, o->slot);
@@ -91,11 +92,31 @@ static void forget(struct xvm_daemon *d, struct xvm_offer *o)
 		s->offer = NULL;
 		xvm_arenas_slot_tidy(s);
 	}
-	xvm_pairing_del(&d->pairing, o);
-	xvm_list_del(&o->in_owner);
 	c->n_offers--;
 	xvm_fd_discard(o->half);
 	xvm_conn_release(c, 1);
+}
+
+static void forget_at_vm(struct xvm_offer *o)
+{
+	struct xvm_vm_ep *ep = xvm_vmep_find(o->vm, o->client, o->slot);
+
+	if (ep && ep->offer == o) {
+		ep->offer = NULL;
+		xvm_vmep_tidy(o->vm, ep);
+	}
+	o->vm->n_offers--;
+}
+
+/* Out of all tables; the half is closed unless it was taken (-1). */
+static void forget(struct xvm_daemon *d, struct xvm_offer *o)
+{
+	xvm_pairing_del(&d->pairing, o);
+	xvm_list_del(&o->in_owner);
+	if (o->vm)
+		forget_at_vm(o);
+	else
+		forget_at_conn(o);
 	free(o);
 }
 
@@ -105,12 +126,26 @@ static void refuse(struct xvm_conn *c, uint32_t slot, uint32_t gen, uint32_t rea
 	xvm_conn_say(c, XVM_MSG_REFUSED, slot, gen, reason);
 }
 
-static void refuse_offer(struct xvm_offer *o, uint32_t reason)
+static void refuse_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint32_t gen,
+		      uint32_t reason)
 {
-	struct xvm_conn *c = o->owner;
+	struct xvm_letter l = {.type = XVM_LETTER_REFUSED,
+			       .client = client,
+			       .slot = slot,
+			       .gen = gen,
+			       .arg = reason};
 
-	refuse(c, o->slot, o->gen, reason);
-	forget(c->d, o);
+	vm->group->d->n.refused++;
+	xvm_relay_send(vm, &l);
+}
+
+static void refuse_offer(struct xvm_daemon *d, struct xvm_offer *o, uint32_t reason)
+{
+	if (o->vm)
+		refuse_vm(o->vm, o->client, o->slot, o->gen, reason);
+	else
+		refuse(o->owner, o->slot, o->gen, reason);
+	forget(d, o);
 }
 
 /* The namespace of an offered socket need not be its process's: follow it there too. */
@@ -135,6 +170,8 @@ static bool rule_allows(const struct xvm_offer *o)
 {
 	const struct xvm_conn *c = o->owner;
 
+	if (o->vm)
+		return xvm_conf_allows_vm(o->vm->group->d->conf, o->f.laddr, o->f.lport);
 	return xvm_conf_allows(c->d->conf, c->uid, c->exe, o->f.laddr, o->f.lport);
 }
 
@@ -142,31 +179,31 @@ static bool rule_allows(const struct xvm_offer *o)
 static uint32_t judge(struct xvm_daemon *d, const struct xvm_offer *older,
 		      const struct xvm_offer *newer, uint32_t *older_role, uint32_t *newer_role)
 {
-	uint64_t netns;
+	struct xvm_where where;
 	uint32_t reason;
 
 	reason = xvm_pairing_judge(older, newer, older_role, newer_role);
 	if (reason)
 		return reason;
 	/* Addresses may have moved while the older one waited. */
-	reason = xvm_residency_peer(&d->residency, &older->f, &netns);
+	reason = xvm_residency_peer(&d->residency, &older->f, &where);
 	if (reason)
 		return reason;
-	if (netns != newer->f.netns)
+	if (!xvm_where_same(where, newer->f.where))
 		return XVM_R_NOT_RESIDENT;
 	return rule_allows(older) && rule_allows(newer) ? XVM_R_NONE : XVM_R_RULE;
 }
 
-static void match(struct xvm_daemon *d, struct xvm_offer *o, uint64_t netns)
+static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where where)
 {
-	struct xvm_offer *older = xvm_pairing_mirror(&d->pairing, &o->f, netns);
+	struct xvm_offer *older = xvm_pairing_mirror(&d->pairing, &o->f, where);
 	uint32_t older_role = 0, role = 0, reason;
 
-	if (older && ((struct xvm_conn *)older->owner)->dead)
+	if (older && (older->vm ? older->vm->dead : ((struct xvm_conn *)older->owner)->dead))
 		return;
 	/* A socket that is connected to itself is its own mirror. */
 	if (older == o) {
-		refuse_offer(o, XVM_R_SELF);
+		refuse_offer(d, o, XVM_R_SELF);
 		return;
 	}
 	if (!older)
@@ -175,8 +212,8 @@ static void match(struct xvm_daemon *d, struct xvm_offer *o, uint64_t netns)
 	if (!reason)
 		reason = xvm_pairs_make(d, older, older_role, o, role);
 	if (reason) {
-		refuse_offer(older, reason);
-		refuse_offer(o, reason);
+		refuse_offer(d, older, reason);
+		refuse_offer(d, o, reason);
 		return;
 	}
 	forget(d, older);
@@ -189,12 +226,15 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	struct xvm_daemon *d = c->d;
 	struct xvm_offer *o;
 	struct xvm_slot *s;
-	uint64_t netns;
+	struct xvm_where where;
 	uint32_t reason;
 
-	reason = xvm_residency_peer(&d->residency, f, &netns);
+	reason = xvm_residency_peer(&d->residency, f, &where);
 	if (reason)
 		return reason;
+	/* What lies in a memfd is nothing that a VM could see. */
+	if (where.vm)
+		return XVM_R_UNSUPPORTED;
 	/* Tuples are used again: the older socket is gone, or is this very one. */
 	o = xvm_pairing_same(&d->pairing, f);
 	if (o)
@@ -226,7 +266,7 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	xvm_pairing_add(&d->pairing, o);
 	xvm_list_add(&c->offers, &o->in_owner);
 	c->n_offers++;
-	match(d, o, netns);
+	match(d, o, where);
 	return XVM_R_NONE;
 }
 
@@ -251,7 +291,7 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	reason = xvm_offer_facts(fds[0], &f);
 	if (!reason)
-		follow(c, fds[0], f.netns);
+		follow(c, fds[0], f.where.netns);
 	/* At once: while we hold it, the program's close() sends no FIN. */
 	xvm_fd_discard(fds[0]);
 	fds[0] = -1;
@@ -279,4 +319,93 @@ void xvm_offer_conn_gone(struct xvm_conn *c)
 
 	for (XVM_EACH(n, t, &c->offers))
 		forget(c->d, xvm_container(n, struct xvm_offer, in_owner));
+}
+
+/* ---- by letter -------------------------------------------------------- */
+
+/* All that is the VM's word; its addresses were held against the tables. */
+static void facts_of(const struct xvm_vm *vm, const struct xvm_letter *l, struct xvm_facts *f)
+{
+	memset(f, 0, sizeof(*f));
+	memcpy(f->laddr, l->laddr, 16);
+	memcpy(f->raddr, l->raddr, 16);
+	f->lport = l->lport;
+	f->rport = l->rport;
+	f->cookie = l->cookie;
+	f->where.vm = vm->serial;
+	f->acked = l->acked;
+	f->received = l->received;
+	f->outq = l->outq;
+}
+
+static uint32_t insert_vm(struct xvm_vm *vm, const struct xvm_letter *l)
+{
+	struct xvm_daemon *d = vm->group->d;
+	struct xvm_where where;
+	struct xvm_vm_ep *ep;
+	struct xvm_offer *o;
+	struct xvm_facts f;
+	uint32_t reason;
+
+	facts_of(vm, l, &f);
+	reason = xvm_residency_peer(&d->residency, &f, &where);
+	if (reason)
+		return reason;
+	o = xvm_pairing_same(&d->pairing, &f);
+	if (o)
+		forget(d, o);
+	ep = xvm_vmep_find(vm, l->client, l->slot);
+	if (ep && ep->offer)
+		forget(d, ep->offer);
+	if (d->pairing.count >= XVM_OFFERS_MAX || vm->n_offers >= XVM_OFFERS_CLIENT)
+		return XVM_R_LIMIT;
+	o = calloc(1, sizeof(*o));
+	ep = o ? xvm_vmep_make(vm, l->client, l->slot) : NULL;
+	if (!ep) {
+		free(o);
+		return XVM_R_NO_MEMORY;
+	}
+	o->f = f;
+	o->vm = vm;
+	o->client = l->client;
+	o->slot = l->slot;
+	o->gen = l->gen;
+	o->role = l->role;
+	o->half = -1;
+	o->off = l->off;
+	o->len = l->len;
+	ep->offer = o;
+	xvm_pairing_add(&d->pairing, o);
+	xvm_list_add(&vm->offers, &o->in_owner);
+	vm->n_offers++;
+	match(d, o, where);
+	return XVM_R_NONE;
+}
+
+void xvm_offer_from_vm(struct xvm_vm *vm, const struct xvm_letter *l)
+{
+	uint32_t reason;
+
+	vm->group->d->n.offers++;
+	reason = insert_vm(vm, l);
+	if (reason)
+		refuse_vm(vm, l->client, l->slot, l->gen, reason);
+}
+
+void xvm_offer_withdraw_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint32_t gen)
+{
+	struct xvm_vm_ep *ep = xvm_vmep_find(vm, client, slot);
+
+	if (!ep || !ep->offer || ep->offer->gen != gen)
+		return;
+	vm->group->d->n.withdrawn++;
+	forget(vm->group->d, ep->offer);
+}
+
+void xvm_offer_vm_gone(struct xvm_vm *vm)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &vm->offers))
+		forget(vm->group->d, xvm_container(n, struct xvm_offer, in_owner));
 }

@@ -21,10 +21,10 @@ static uint64_t mix_addr(uint64_t h, const uint8_t addr[16])
 }
 
 /* Seeded: who chooses the ports of its connections must not choose their bucket. */
-static uint32_t hash(const struct xvm_pairing *p, uint64_t netns, const uint8_t l[16],
+static uint32_t hash(const struct xvm_pairing *p, struct xvm_where w, const uint8_t l[16],
 		     const uint8_t r[16], uint16_t lport, uint16_t rport)
 {
-	uint64_t h = mix(p->seed, netns);
+	uint64_t h = mix(mix(p->seed, w.netns), w.vm);
 
 	h = mix_addr(mix_addr(h, l), r);
 	h = mix(h, (uint32_t)lport << 16 | rport);
@@ -33,7 +33,7 @@ static uint32_t hash(const struct xvm_pairing *p, uint64_t netns, const uint8_t 
 
 static uint32_t hash_of(const struct xvm_pairing *p, const struct xvm_facts *f)
 {
-	return hash(p, f->netns, f->laddr, f->raddr, f->lport, f->rport);
+	return hash(p, f->where, f->laddr, f->raddr, f->lport, f->rport);
 }
 
 int xvm_pairing_init(struct xvm_pairing *p)
@@ -74,13 +74,13 @@ void xvm_pairing_del(struct xvm_pairing *p, struct xvm_offer *o)
 	}
 }
 
-static struct xvm_offer *find(const struct xvm_pairing *p, uint64_t netns, const uint8_t l[16],
+static struct xvm_offer *find(const struct xvm_pairing *p, struct xvm_where w, const uint8_t l[16],
 			      const uint8_t r[16], uint16_t lport, uint16_t rport)
 {
-	struct xvm_offer *o = p->bucket[hash(p, netns, l, r, lport, rport)];
+	struct xvm_offer *o = p->bucket[hash(p, w, l, r, lport, rport)];
 
 	for (; o; o = o->hash_next)
-		if (o->f.netns == netns && o->f.lport == lport && o->f.rport == rport &&
+		if (xvm_where_same(o->f.where, w) && o->f.lport == lport && o->f.rport == rport &&
 		    !memcmp(o->f.laddr, l, 16) && !memcmp(o->f.raddr, r, 16))
 			return o;
 	return NULL;
@@ -88,13 +88,13 @@ static struct xvm_offer *find(const struct xvm_pairing *p, uint64_t netns, const
 
 struct xvm_offer *xvm_pairing_same(const struct xvm_pairing *p, const struct xvm_facts *f)
 {
-	return find(p, f->netns, f->laddr, f->raddr, f->lport, f->rport);
+	return find(p, f->where, f->laddr, f->raddr, f->lport, f->rport);
 }
 
 struct xvm_offer *xvm_pairing_mirror(const struct xvm_pairing *p, const struct xvm_facts *f,
-				     uint64_t netns)
+				     struct xvm_where where)
 {
-	return find(p, netns, f->raddr, f->laddr, f->rport, f->lport);
+	return find(p, where, f->raddr, f->laddr, f->rport, f->lport);
 }
 
 static uint32_t judge_roles(uint32_t a, uint32_t b, uint32_t *ra, uint32_t *rb)
@@ -118,11 +118,16 @@ uint32_t xvm_pairing_judge(const struct xvm_offer *older, const struct xvm_offer
 {
 	const struct xvm_facts *o = &older->f, *n = &newer->f;
 
-	if (o->netns == n->netns && o->cookie == n->cookie)
+	bool same = xvm_where_same(o->where, n->where);
+
+	if (same && o->cookie == n->cookie)
 		return XVM_R_SELF;
 	/* Two VRFs of one namespace, or two links with link-local addresses, are two worlds. */
-	if (o->netns == n->netns && o->ifindex && n->ifindex && o->ifindex != n->ifindex)
+	if (same && o->ifindex && n->ifindex && o->ifindex != n->ifindex)
 		return XVM_R_UNSUPPORTED;
+	/* A letter from a VM may have been overtaken: nobody knows which counts are the older. */
+	if (o->where.vm || n->where.vm)
+		return judge_roles(older->role, newer->role, older_role, newer_role);
 	/* What had been acknowledged to the older end had arrived here; its SYN may count. */
 	if (n->received < o->acked && o->acked - n->received > 1)
 		return XVM_R_BAD_PEER;

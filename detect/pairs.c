@@ -6,6 +6,8 @@
 #include "detect/daemon.h"
 #include "detect/fd.h"
 #include "detect/pairs.h"
+#include "detect/relay.h"
+#include "detect/vmep.h"
 
 struct xvm_side {
 	struct xvm_list in_conn; /* in none if it is the second side of a process with itself */
@@ -20,16 +22,21 @@ struct xvm_link {
 	struct xvm_daemon *d;
 };
 
+/* In an arena, or in a VM. */
 struct xvm_end {
-	struct xvm_list in_arena;
+	struct xvm_list in_owner;
 	struct xvm_pair *pair;
-	struct xvm_arena_ref *arena; /* NULL: unpaired */
-	uint32_t slot, gen;
+	struct xvm_arena_ref *arena;
+	struct xvm_vm *vm;    /* NULL as well, once its run is over */
+	struct xvm_vm *reads; /* whose memory it has mapped */
+	uint32_t client, slot, gen;
+	bool over; /* unpaired */
 };
 
 struct xvm_pair {
 	struct xvm_end e[2];
-	struct xvm_link *link; /* NULL: one of its processes has gone, a fork of it goes on */
+	struct xvm_link *link; /* NULL: one of its processes has gone, a fork of it goes on; or one
+				  is in a VM */
 	struct xvm_list in_link;
 	struct xvm_daemon *d;
 };
@@ -188,20 +195,30 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int events)
 
 /* ---- pairs ------------------------------------------------------------ */
 
-static void end_end(struct xvm_end *e)
+static struct xvm_end *other(struct xvm_end *e)
 {
-	struct xvm_pair *p = e->pair;
-	struct xvm_slot *s = xvm_arenas_slot(e->arena, e->slot);
+	return &e->pair->e[e == &e->pair->e[0]];
+}
 
-	if (s && s->end == e) {
-		s->end = NULL;
-		xvm_arenas_slot_tidy(s);
+static void send_freed(const struct xvm_end *e)
+{
+	struct xvm_letter l = {
+		.type = XVM_LETTER_FREED, .client = e->client, .slot = e->slot, .gen = e->gen};
+
+	xvm_relay_send(e->vm, &l);
+}
+
+static void pair_free(struct xvm_pair *p)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		if (!p->e[i].vm)
+			continue;
+		send_freed(&p->e[i]);
+		xvm_list_del(&p->e[i].in_owner);
+		p->e[i].vm->n_ends--;
 	}
-	e->arena->user->ends--;
-	xvm_list_del(&e->in_arena);
-	e->arena = NULL;
-	if (p->e[0].arena || p->e[1].arena)
-		return;
 	if (p->link) {
 		xvm_list_del(&p->in_link);
 		if (xvm_list_empty(&p->link->pairs))
@@ -211,67 +228,171 @@ static void end_end(struct xvm_end *e)
 	free(p);
 }
 
-static void end_begin(struct xvm_pair *p, int i, const struct xvm_offer *o, struct xvm_slot *s)
+/* It is over. The pair lasts until the other is, too. */
+static void end_stop(struct xvm_end *e)
+{
+	struct xvm_vm_ep *ep;
+	struct xvm_slot *s;
+
+	if (e->over)
+		return;
+	e->over = true;
+	if (e->reads)
+		xvm_vm_release(e->reads);
+	if (e->arena) {
+		s = xvm_arenas_slot(e->arena, e->slot);
+		if (s && s->end == e) {
+			s->end = NULL;
+			xvm_arenas_slot_tidy(s);
+		}
+		e->arena->user->ends--;
+		xvm_list_del(&e->in_owner);
+		e->arena = NULL;
+	} else {
+		ep = xvm_vmep_find(e->vm, e->client, e->slot);
+		if (ep && ep->end == e) {
+			ep->end = NULL;
+			xvm_vmep_tidy(e->vm, ep);
+		}
+	}
+}
+
+static void end_end(struct xvm_end *e)
+{
+	end_stop(e);
+	if (other(e)->over)
+		pair_free(e->pair);
+}
+
+static void end_begin(struct xvm_pair *p, int i, const struct xvm_offer *o)
 {
 	struct xvm_end *e = &p->e[i];
 	struct xvm_conn *c = o->owner;
+	struct xvm_slot *s;
 
-	/* The slot is used anew, so its last use is over, whether we were told or not. */
-	if (s->end)
-		end_end(s->end);
 	e->pair = p;
-	e->arena = c->arena;
+	e->client = o->client;
 	e->slot = o->slot;
 	e->gen = o->gen;
+	if (o->vm) {
+		e->vm = o->vm;
+		o->vm->n_ends++;
+		xvm_list_add(&o->vm->ends, &e->in_owner);
+		xvm_vmep_find(o->vm, o->client, o->slot)->end = e;
+		return;
+	}
+	s = xvm_arenas_slot(c->arena, o->slot);
+	e->arena = c->arena;
 	s->end = e;
 	c->arena->user->ends++;
-	xvm_list_add(&c->arena->ends, &e->in_arena);
+	xvm_list_add(&c->arena->ends, &e->in_owner);
+}
+
+/* The name is used anew, so its last use is over, whether we were told or not. False: there is no
+ * such name. */
+static bool take_name(const struct xvm_offer *o)
+{
+	struct xvm_vm_ep *ep;
+	struct xvm_slot *s;
+
+	if (o->vm) {
+		ep = xvm_vmep_find(o->vm, o->client, o->slot);
+		if (ep && ep->end)
+			end_end(ep->end);
+		return ep != NULL;
+	}
+	s = xvm_arenas_slot(((struct xvm_conn *)o->owner)->arena, o->slot);
+	if (s && s->end)
+		end_end(s->end);
+	return s != NULL;
+}
+
+static void tell_vm(const struct xvm_offer *o, uint32_t role, const struct xvm_offer *peer)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_PAIRED,
+			       .client = o->client,
+			       .slot = o->slot,
+			       .gen = o->gen,
+			       .role = role,
+			       .off = peer->off,
+			       .len = peer->len};
+
+	l.peer = (uint16_t)peer->vm->peer;
+	l.peer_gen = peer->vm->gen;
+	l.flags = xvm_relay_flags(peer->vm);
+	xvm_relay_send(o->vm, &l);
 }
 
 static void tell(struct xvm_offer *o, uint32_t role, const struct xvm_offer *peer)
 {
 	struct xvm_msg m = {.type = XVM_MSG_PAIRED, .slot = o->slot, .gen = o->gen, .arg = role};
 
+	if (o->vm) {
+		tell_vm(o, role, peer);
+		return;
+	}
 	m.arg2 = ((struct xvm_conn *)peer->owner)->id;
 	xvm_conn_send(o->owner, &m, &peer->half, 1);
 }
 
-static bool full(const struct xvm_user *u)
+/* One's own users may have half of all ends, a VM what it could have memory for. */
+static bool full(const struct xvm_offer *o)
 {
-	return !u->trusted && u->ends >= XVM_PAIRS_MAX; /* half of all ends */
+	const struct xvm_user *u;
+
+	if (o->vm)
+		return o->vm->n_ends >= XVM_VM_ENDS_MAX;
+	u = ((struct xvm_conn *)o->owner)->arena->user;
+	return !u->trusted && u->ends >= XVM_PAIRS_MAX;
+}
+
+/* First the eventfds, so that the peers can use them as soon as they know of each other. */
+static struct xvm_link *link_get(struct xvm_daemon *d, struct xvm_conn *a, struct xvm_conn *b)
+{
+	struct xvm_link *l = link_find(a, b);
+
+	return l ? l : link_make(d, a, b);
+}
+
+static void reads(struct xvm_end *e, const struct xvm_offer *peer)
+{
+	if (!peer->vm)
+		return;
+	e->reads = peer->vm;
+	xvm_vm_hold(peer->vm);
 }
 
 uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role_a,
 			struct xvm_offer *b, uint32_t role_b)
 {
-	struct xvm_conn *ca = a->owner, *cb = b->owner;
-	struct xvm_slot *sa = xvm_arenas_slot(ca->arena, a->slot);
-	struct xvm_slot *sb = xvm_arenas_slot(cb->arena, b->slot);
-	struct xvm_link *l;
+	struct xvm_link *l = NULL;
 	struct xvm_pair *p;
 
-	if (!sa || !sb || d->pairs->count >= XVM_PAIRS_MAX || full(ca->arena->user) ||
-	    full(cb->arena->user))
+	if (d->pairs->count >= XVM_PAIRS_MAX || full(a) || full(b) || !take_name(a) ||
+	    !take_name(b))
 		return XVM_R_LIMIT;
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return XVM_R_NO_MEMORY;
-	/* First the eventfds, so that the peers can use them as soon as they know of each other. */
-	l = link_find(ca, cb);
-	if (!l)
-		l = link_make(d, ca, cb);
-	if (!l) {
+	if (!a->vm && !b->vm)
+		l = link_get(d, a->owner, b->owner);
+	if (!l && !a->vm && !b->vm) {
 		free(p);
 		return XVM_R_NO_MEMORY;
 	}
 	p->d = d;
 	p->link = l;
-	xvm_list_add(&l->pairs, &p->in_link);
-	xvm_list_del(&l->in_idle);
+	xvm_list_init(&p->in_link);
+	if (l) {
+		xvm_list_add(&l->pairs, &p->in_link);
+		xvm_list_del(&l->in_idle);
+	}
 	d->pairs->count++;
 	d->n.pairs++;
-	end_begin(p, 0, a, sa);
-	end_begin(p, 1, b, sb);
+	end_begin(p, 0, a);
+	end_begin(p, 1, b);
+	reads(&p->e[0], b);
+	reads(&p->e[1], a);
 	tell(a, role_a, b);
 	tell(b, role_b, a);
 	return XVM_R_NONE;
@@ -283,6 +404,46 @@ void xvm_pairs_unpair(struct xvm_conn *c, uint32_t slot, uint32_t gen)
 
 	if (s && s->end && s->end->gen == gen)
 		end_end(s->end);
+}
+
+void xvm_pairs_unpair_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint32_t gen)
+{
+	struct xvm_vm_ep *ep = xvm_vmep_find(vm, client, slot);
+
+	if (ep && ep->end && ep->end->gen == gen)
+		end_end(ep->end);
+}
+
+static void send_dead(struct xvm_vm *to, const struct xvm_vm *of)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_GONE, .peer_gen = of->gen};
+
+	l.peer = (uint16_t)of->peer;
+	xvm_relay_send(to, &l);
+}
+
+void xvm_pairs_vm_gone(struct xvm_vm *vm)
+{
+	bool tell_peer[XVM_REGION_PEERS_MAX] = {false};
+	struct xvm_group *g = vm->group;
+	struct xvm_list *n, *t;
+	uint32_t i;
+
+	for (XVM_EACH(n, t, &vm->ends)) {
+		struct xvm_end *e = xvm_container(n, struct xvm_end, in_owner), *o = other(e);
+
+		if (!o->over && o->vm)
+			tell_peer[o->vm->peer] = true;
+		end_stop(e);
+		xvm_list_del(&e->in_owner);
+		vm->n_ends--;
+		e->vm = NULL;
+		if (o->over)
+			pair_free(e->pair);
+	}
+	for (i = 1; i < g->region.peers; i++)
+		if (tell_peer[i] && g->vm[i])
+			send_dead(g->vm[i], vm);
 }
 
 void xvm_pairs_waker(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
@@ -325,5 +486,5 @@ void xvm_pairs_arena_gone(struct xvm_daemon *d, struct xvm_arena_ref *a)
 	struct xvm_list *n, *t;
 
 	for (XVM_EACH(n, t, &a->ends))
-		end_end(xvm_container(n, struct xvm_end, in_arena));
+		end_end(xvm_container(n, struct xvm_end, in_owner));
 }

@@ -44,6 +44,25 @@ struct xvm_res_ns *xvm_residency_ns_add(struct xvm_residency *r, uint64_t cookie
 	return ns;
 }
 
+struct xvm_res_ns *xvm_residency_vm_add(struct xvm_residency *r, uint32_t serial, uint32_t peer,
+					const void *group)
+{
+	struct xvm_res_ns *vm = xvm_residency_ns_add(r, 0, false);
+
+	if (!vm)
+		return NULL;
+	vm->vm = serial;
+	vm->peer = peer;
+	vm->group = group;
+	return vm;
+}
+
+static void changed(struct xvm_residency *r)
+{
+	r->dirty = true;
+	r->changes++;
+}
+
 static void forget(struct xvm_residency *r, struct xvm_res_addr *a)
 {
 	struct xvm_res_addr **b = &r->bucket[xvm_table_slot(a->addr)];
@@ -54,7 +73,7 @@ static void forget(struct xvm_residency *r, struct xvm_res_addr *a)
 	xvm_list_del(&a->in_ns);
 	a->ns->count--;
 	free(a);
-	r->dirty = true;
+	changed(r);
 }
 
 void xvm_residency_ns_del(struct xvm_residency *r, struct xvm_res_ns *ns)
@@ -74,7 +93,20 @@ struct xvm_res_ns *xvm_residency_ns_find(const struct xvm_residency *r, uint64_t
 	for (XVM_EACH(n, t, &r->all)) {
 		struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
 
-		if (ns->cookie == cookie)
+		if (ns->cookie == cookie && !ns->vm)
+			return ns;
+	}
+	return NULL;
+}
+
+struct xvm_res_ns *xvm_residency_vm_find(const struct xvm_residency *r, uint32_t serial)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &r->all)) {
+		struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
+
+		if (ns->vm == serial)
 			return ns;
 	}
 	return NULL;
@@ -125,7 +157,7 @@ int xvm_residency_add(struct xvm_residency *r, struct xvm_res_ns *ns, uint32_t i
 	*b = a;
 	xvm_list_add(&ns->addrs, &a->in_ns);
 	ns->count++;
-	r->dirty = true;
+	changed(r);
 	return 0;
 }
 
@@ -136,6 +168,21 @@ void xvm_residency_del(struct xvm_residency *r, struct xvm_res_ns *ns, uint32_t 
 
 	if (a)
 		forget(r, a);
+}
+
+int xvm_residency_add_vm(struct xvm_residency *r, struct xvm_res_ns *vm, const uint8_t addr[16],
+			 const uint8_t mac[6], bool seen)
+{
+	int ret = xvm_residency_add(r, vm, 0, addr);
+	struct xvm_res_addr *a = look_up(r, vm, NULL, addr);
+
+	if (ret || !a)
+		return ret;
+	if (a->seen != seen || memcmp(a->mac, mac, 6) != 0)
+		changed(r);
+	a->seen = seen;
+	memcpy(a->mac, mac, 6);
+	return 0;
 }
 
 void xvm_residency_sweep_begin(struct xvm_res_ns *ns)
@@ -156,14 +203,19 @@ void xvm_residency_sweep_end(struct xvm_residency *r, struct xvm_res_ns *ns)
 	}
 }
 
-int xvm_residency_find(const struct xvm_residency *r, const uint8_t addr[16],
+static bool visible(const struct xvm_res_ns *ns, const void *group)
+{
+	return !group || !ns->vm || ns->group == group;
+}
+
+int xvm_residency_find(const struct xvm_residency *r, const void *group, const uint8_t addr[16],
 		       const struct xvm_res_addr **where)
 {
 	const struct xvm_res_addr *a = r->bucket[xvm_table_slot(addr)], *first = NULL;
 	int count = 0;
 
 	for (; a; a = a->hash_next) {
-		if (memcmp(a->addr, addr, 16))
+		if (memcmp(a->addr, addr, 16) != 0 || !visible(a->ns, group))
 			continue;
 		if (!first) {
 			first = a;
@@ -183,34 +235,61 @@ bool xvm_residency_has(const struct xvm_res_ns *ns, const struct xvm_residency *
 	return look_up(r, ns, NULL, addr) != NULL;
 }
 
-uint32_t xvm_residency_peer(const struct xvm_residency *r, const struct xvm_facts *f,
-			    uint64_t *netns)
+static struct xvm_where where_of(const struct xvm_res_ns *ns)
 {
-	const struct xvm_res_ns *own = xvm_residency_ns_find(r, f->netns);
-	const struct xvm_res_addr *there;
-	int n;
+	return (struct xvm_where){.netns = ns->cookie, .vm = ns->vm};
+}
 
+/* The other end is elsewhere: is it sure where, and as sure from there where this end is? */
+static uint32_t between(const struct xvm_residency *r, const struct xvm_res_ns *own,
+			const struct xvm_facts *f, struct xvm_where *where)
+{
+	const struct xvm_res_addr *there;
+	int n = xvm_residency_find(r, own->group, f->raddr, &there);
+
+	if (n == 0)
+		return XVM_R_NOT_RESIDENT;
+	if (n > 1)
+		return XVM_R_AMBIGUOUS;
+	/* A program here is not handed to a VM upon that VM's word. */
+	if (there->ns->vm && !own->vm && !there->seen)
+		return XVM_R_NOT_RESIDENT;
+	if (!xvm_residency_has(own, r, f->laddr))
+		return XVM_R_NOT_RESIDENT;
+	if (xvm_residency_find(r, there->ns->group, f->laddr, NULL) > 1)
+		return XVM_R_AMBIGUOUS;
+	*where = where_of(there->ns);
+	return XVM_R_NONE;
+}
+
+static uint32_t peer_of_vm(const struct xvm_residency *r, const struct xvm_facts *f,
+			   struct xvm_where *where)
+{
+	const struct xvm_res_ns *own = xvm_residency_vm_find(r, f->where.vm);
+
+	/* What it has itself, its own xvmd pairs. */
+	if (!own || xvm_residency_has(own, r, f->raddr))
+		return XVM_R_NOT_RESIDENT;
+	return between(r, own, f, where);
+}
+
+uint32_t xvm_residency_peer(const struct xvm_residency *r, const struct xvm_facts *f,
+			    struct xvm_where *where)
+{
+	const struct xvm_res_ns *own;
+
+	if (f->where.vm)
+		return peer_of_vm(r, f, where);
+	own = xvm_residency_ns_find(r, f->where.netns);
 	/* Within one namespace any address will do: the kernel itself looks no further. */
-	*netns = f->netns;
+	*where = f->where;
 	if (xvm_table_loopback(f->laddr) || xvm_table_loopback(f->raddr))
 		return XVM_R_NONE;
 	if (!own || xvm_residency_has(own, r, f->raddr))
 		return XVM_R_NONE;
 	if (link_local(f->laddr) && link_local(f->raddr))
 		return XVM_R_NONE;
-
-	n = xvm_residency_find(r, f->raddr, &there);
-	if (n == 0)
-		return XVM_R_NOT_RESIDENT;
-	if (n > 1)
-		return XVM_R_AMBIGUOUS;
-	/* Seen from there, this end must be just as sure. */
-	if (!xvm_residency_has(own, r, f->laddr))
-		return XVM_R_NOT_RESIDENT;
-	if (xvm_residency_find(r, f->laddr, NULL) > 1)
-		return XVM_R_AMBIGUOUS;
-	*netns = there->ns->cookie;
-	return XVM_R_NONE;
+	return between(r, own, f, where);
 }
 
 /* Readers may look at any time: pairs with the acquire loads in xvm_client_resident(). */
@@ -236,6 +315,22 @@ static struct xvm_shm_res *probe(struct xvm_residency *r, const uint8_t addr[16]
 	return &r->next[i];
 }
 
+static uint32_t flags_of(const struct xvm_residency *r, const void *group,
+			 const struct xvm_res_addr *a)
+{
+	uint32_t flags = XVM_RES_USED;
+
+	if (xvm_residency_find(r, group, a->addr, NULL) > 1)
+		flags |= XVM_RES_AMBIGUOUS;
+	if (a->ns->local)
+		flags |= XVM_RES_LOCAL;
+	if (a->ns->vm)
+		flags |= XVM_RES_VM;
+	if (a->seen)
+		flags |= XVM_RES_SEEN;
+	return flags;
+}
+
 static bool lay_out_addr(struct xvm_residency *r, const struct xvm_res_addr *a, uint64_t *count)
 {
 	struct xvm_shm_res *slot = probe(r, a->addr);
@@ -246,11 +341,7 @@ static bool lay_out_addr(struct xvm_residency *r, const struct xvm_res_addr *a, 
 		return false;
 	memcpy(slot->addr, a->addr, 16);
 	slot->where = a->ns->id;
-	slot->flags = XVM_RES_USED;
-	if (xvm_residency_find(r, a->addr, NULL) > 1)
-		slot->flags |= XVM_RES_AMBIGUOUS;
-	if (a->ns->local)
-		slot->flags |= XVM_RES_LOCAL;
+	slot->flags = flags_of(r, NULL, a);
 	++*count;
 	return true;
 }
@@ -296,4 +387,38 @@ void xvm_residency_publish(struct xvm_residency *r, struct xvm_shm_table *t)
 	}
 	atomic_store_explicit(&t->count, count, memory_order_release);
 	atomic_store_explicit(&t->seq, seq + 2, memory_order_release);
+}
+
+uint32_t xvm_residency_of_group(const struct xvm_residency *r, const void *group,
+				struct xvm_shm_region_res *res, bool *left_out)
+{
+	struct xvm_list *n, *nt, *l, *lt;
+	const struct xvm_res_addr *first;
+	uint32_t count = 0;
+
+	*left_out = false;
+	for (XVM_EACH(n, nt, &r->all)) {
+		const struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
+
+		if (!visible(ns, group))
+			continue;
+		for (XVM_EACH(l, lt, &ns->addrs)) {
+			const struct xvm_res_addr *a = xvm_container(l, struct xvm_res_addr, in_ns);
+
+			/* Once, with several interfaces or places too. */
+			xvm_residency_find(r, group, a->addr, &first);
+			if (first != a)
+				continue;
+			if (count == XVM_REGION_RES_MAX) {
+				*left_out = true;
+				return count;
+			}
+			res[count] = (struct xvm_shm_region_res){.flags = flags_of(r, group, a),
+								 .peer = (uint16_t)ns->peer};
+			memcpy(res[count].addr, a->addr, 16);
+			memcpy(res[count].mac, a->mac, 6);
+			count++;
+		}
+	}
+	return count;
 }

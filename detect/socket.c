@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -34,8 +35,8 @@ static void make_folder(const struct xvm_socket *s)
 	if (!slash || slash == dir)
 		return;
 	*slash = 0;
-	if (!mkdir(dir, s->private ? 0700 : 0755))
-		chmod(dir, s->private ? 0700 : 0755); /* whatever the umask is */
+	if (!mkdir(dir, s->kind & XVM_SOCKET_PRIVATE ? 0700 : 0755))
+		chmod(dir, s->kind & XVM_SOCKET_PRIVATE ? 0700 : 0755); /* whatever the umask is */
 }
 
 /* The lock's file may be removed by its last holder between our open and our flock. */
@@ -68,10 +69,26 @@ static int try_lock(struct xvm_socket *s)
 	return 0;
 }
 
-/* Does anybody listen there? 0 nobody, 1 an xvmd or the like, or a negative errno. */
-static int probe(const char *path)
+static int connect_stream(const char *path)
 {
-	int fd = xvm_client_connect(path);
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), err;
+
+	if (fd < 0)
+		return -errno;
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	if (!connect(fd, (struct sockaddr *)&sa, sizeof(sa)))
+		return fd;
+	err = -errno;
+	close(fd);
+	return err;
+}
+
+/* Does anybody listen there? 0 nobody, 1 an xvmd or the like, or a negative errno. */
+static int probe(const struct xvm_socket *s)
+{
+	int fd =
+		s->kind & XVM_SOCKET_STREAM ? connect_stream(s->path) : xvm_client_connect(s->path);
 
 	if (fd >= 0) {
 		close(fd);
@@ -98,7 +115,7 @@ static int clear_path(struct xvm_socket *s, char *err, size_t err_len)
 		snprintf(err, err_len, "%s exists and is no socket", s->path);
 		return -ENOTSOCK;
 	}
-	ret = probe(s->path);
+	ret = probe(s);
 	if (ret) {
 		snprintf(err, err_len,
 			 ret == 1 ? "%s: another daemon answers there"
@@ -122,12 +139,15 @@ int xvm_socket_again(struct xvm_socket *s, int *fd)
 	mode_t mask;
 	int sock, ret;
 
-	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	sock = socket(AF_UNIX,
+		      (s->kind & XVM_SOCKET_STREAM ? SOCK_STREAM : SOCK_SEQPACKET) | SOCK_CLOEXEC |
+			      SOCK_NONBLOCK,
+		      0);
 	if (sock < 0)
 		return -errno;
 	memcpy(sa.sun_path, s->path, sizeof(sa.sun_path));
 	/* Who may pair is a matter of rules: on a system's socket anybody may ask. */
-	mask = umask(s->private ? 0177 : 0111);
+	mask = umask(s->kind & XVM_SOCKET_PRIVATE ? 0177 : 0111);
 	ret = bind(sock, (struct sockaddr *)&sa, sizeof(sa)) ? -errno : 0;
 	umask(mask);
 	if (!ret && (listen(sock, SOMAXCONN) || lstat(s->path, &st)))
@@ -142,14 +162,14 @@ int xvm_socket_again(struct xvm_socket *s, int *fd)
 	return 0;
 }
 
-int xvm_socket_open(struct xvm_socket *s, const char *path, bool private, int *fd, char *err,
+int xvm_socket_open(struct xvm_socket *s, const char *path, unsigned kind, int *fd, char *err,
 		    size_t err_len)
 {
 	int i, ret;
 
 	memset(s, 0, sizeof(*s));
 	s->lock_fd = -1;
-	s->private = private;
+	s->kind = kind;
 	if (!*path || strlen(path) >= sizeof(s->path)) {
 		snprintf(err, err_len, "%s: a socket's path has 1 to %zu bytes", path,
 			 sizeof(s->path) - 1);
@@ -159,8 +179,8 @@ int xvm_socket_open(struct xvm_socket *s, const char *path, bool private, int *f
 	snprintf(s->lock, sizeof(s->lock), "%s.lock", path);
 	make_folder(s);
 	ret = try_lock(s);
-	for (i = 0; ret == -EWOULDBLOCK && private && i < WAIT_STEPS; i++) {
-		if (probe(path) == 1)
+	for (i = 0; ret == -EWOULDBLOCK && (kind & XVM_SOCKET_PRIVATE) && i < WAIT_STEPS; i++) {
+		if (probe(s) == 1)
 			return 1;
 		nap();
 		ret = try_lock(s);

@@ -264,7 +264,8 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		s->res_seq = atomic_load(&t->seq);
 		flags = xvm_client_resident(t, ep->raddr);
 	}
-	if (!flags)
+	/* In a VM: there are no halves of ours in the region as yet. */
+	if (!flags || (flags & XVM_RES_VM))
 		return XVM_R_NOT_RESIDENT;
 	if (flags & XVM_RES_AMBIGUOUS)
 		return XVM_R_AMBIGUOUS;

@@ -263,7 +263,8 @@ struct xvm_shm_arena {
 #define XVM_RES_USED 1u
 #define XVM_RES_AMBIGUOUS 2u /* in more than one namespace or VM */
 #define XVM_RES_LOCAL 4u     /* in the daemon's own namespace */
-#define XVM_RES_VM 8u	     /* in another virtual machine, or on the host of this one */
+#define XVM_RES_VM 8u	     /* in a VM, or (in a VM) in another VM or on the host: see REGION.md */
+#define XVM_RES_SEEN 16u     /* of a VM: its host has seen the address there, not only its MAC */
 #define XVM_RES_REGION(flags) ((flags) >> 8 & 0xff) /* with XVM_RES_VM: by which region */
 #define XVM_RES_IN_REGION(i) (XVM_RES_VM | (uint32_t)(i) << 8)
 

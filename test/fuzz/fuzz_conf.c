@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "detect/conf.h"
+#include "transport/region.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
@@ -11,7 +12,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	static const uint8_t addr[16] = {[10] = 0xff, [11] = 0xff, 10, 0, 0, 1};
 	char err[128] = "";
+	const struct xvm_conf_group *g;
+	struct xvm_region r;
 	struct xvm_conf *c;
+	size_t n;
 
 	c = xvm_conf_parse((const char *)data, len, "file", err, sizeof(err));
 	if (!c) {
@@ -21,6 +25,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	xvm_conf_allows(c, 0, "/usr/sbin/nginx", addr, 80);
 	xvm_conf_allows(c, 7, NULL, addr, 0);
+	for (n = xvm_conf_groups(c, &g); n; n--, g++)
+		if (*g->socket != '/' || xvm_region_figure(&r, g->size, g->vms + 1, g->vectors))
+			abort();
 	xvm_conf_free(c);
 	return 0;
 }

@@ -211,6 +211,106 @@ Test(conf, log_level)
 	xvm_conf_free(c);
 }
 
+Test(conf, groups)
+{
+	struct xvm_conf *c = parse("group db\n"
+				   "group web.2 socket /tmp/x size 1G peers 3 vectors 4 user 7 "
+				   "hugepages # all\n");
+	const struct xvm_conf_group *g;
+
+	cr_assert_not_null(c, "%s", err);
+	cr_assert_eq(xvm_conf_groups(c, &g), 2);
+	cr_assert_str_eq(g[0].name, "db");
+	cr_assert_str_eq(g[0].socket, "/run/xvm/db.ivshmem");
+	cr_assert_eq(g[0].size, 256ull << 20);
+	cr_assert_eq(g[0].vms, 8);
+	cr_assert_eq(g[0].vectors, 16);
+	cr_assert(!g[0].hugepages && !g[0].has_user);
+	cr_assert_str_eq(g[1].name, "web.2");
+	cr_assert_str_eq(g[1].socket, "/tmp/x");
+	cr_assert_eq(g[1].size, 1ull << 30);
+	cr_assert_eq(g[1].vms, 3);
+	cr_assert_eq(g[1].vectors, 4);
+	cr_assert(g[1].hugepages && g[1].has_user);
+	cr_assert_eq(g[1].uid, 7);
+	xvm_conf_free(c);
+	c = parse("");
+	cr_assert_eq(xvm_conf_groups(c, &g), 0);
+	xvm_conf_free(c);
+}
+
+Test(conf, group_sizes)
+{
+	static const struct {
+		const char *text;
+		uint64_t size;
+	} t[] = {{"group g size 1048576 peers 1\n", 1 << 20},
+		 {"group g size 1024K peers 1\n", 1 << 20},
+		 {"group g size 64G\n", 64ull << 30}};
+	const struct xvm_conf_group *g;
+	struct xvm_conf *c;
+	size_t i;
+
+	for (i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		c = parse(t[i].text);
+		cr_assert_not_null(c, "%s", err);
+		xvm_conf_groups(c, &g);
+		cr_assert_eq(g->size, t[i].size);
+		xvm_conf_free(c);
+	}
+	wrong("group g size 3M\n", "f:1: ", "power of two");
+	wrong("group g size 512K\n", "f:1: ", "power of two");
+	wrong("group g size 128G\n", "f:1: ", "power of two");
+	wrong("group g size 68719476735G\n", "f:1: ", "power of two");
+	wrong("group g size 99999999999999999999\n", "f:1: ", "no size");
+	wrong("group g size M\n", "f:1: ", "no size");
+	wrong("group g size 1T\n", "f:1: ", "no size");
+	wrong("group g size -1\n", "f:1: ", "no size");
+	wrong("group g size 1M peers 8\n", "f:1: ", "too few for 8 peers");
+	wrong("group g size 1M peers 1 hugepages\n", "f:1: ", "huge page");
+}
+
+Test(conf, groups_that_are_wrong)
+{
+	wrong("group\n", "f:1: ", "name");
+	wrong("group ../x\n", "f:1: ", "name");
+	wrong("group -x\n", "f:1: ", "name");
+	wrong("group a/b\n", "f:1: ", "name");
+	wrong("group 12345678901234567890123456789012\n", "f:1: ", "name");
+	wrong("group g socket\n", "f:1: ", "socket is not followed by a value");
+	wrong("group g socket x\n", "f:1: ", "absolute");
+	wrong("group g socket /123456789/123456789/123456789/123456789/123456789/123456789/"
+	      "123456789/123456789/123456789/123456789/1234567\n",
+	      "f:1: ", "longer");
+	wrong("group g peers 0\n", "f:1: ", "peers");
+	wrong("group g peers 64\n", "f:1: ", "from 1 to 63");
+	wrong("group g vectors 65\n", "f:1: ", "from 1 to 64");
+	wrong("group g vectors x\n", "f:1: ", "vectors");
+	wrong("group g user no-such-user\n", "f:1: ", "no-such-user");
+	wrong("group g colour red\n", "f:1: ", "colour");
+	wrong("group g size 1G size 2G\n", "f:1: ", "twice");
+	wrong("group g hugepages hugepages\n", "f:1: ", "twice");
+	wrong("group g\ngroup h\ngroup g\n", "f:3: ", "two groups g");
+	wrong("group g socket /a\ngroup h socket /a\n", "f:2: ", "group g has the socket");
+}
+
+Test(conf, many_groups)
+{
+	char text[65 * 16], *at = text;
+	const struct xvm_conf_group *g;
+	struct xvm_conf *c;
+	int i;
+
+	for (i = 0; i < 64; i++)
+		at += sprintf(at, "group g%d\n", i);
+	c = parse(text);
+	cr_assert_not_null(c, "%s", err);
+	cr_assert_eq(xvm_conf_groups(c, &g), 64);
+	xvm_conf_free(c);
+	sprintf(at, "group g64\n");
+	wrong(text, "f:65: ", "more than");
+}
+
 Test(conf, files)
 {
 	char path[] = "/tmp/xvm-unit-conf-XXXXXX";

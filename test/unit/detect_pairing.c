@@ -31,9 +31,14 @@ static struct xvm_offer offer(const char *l, uint16_t lport, const char *r, uint
 	memcpy(o.f.raddr, r, 16);
 	o.f.lport = lport;
 	o.f.rport = rport;
-	o.f.netns = netns;
+	o.f.where.netns = netns;
 	o.f.cookie = cookie;
 	return o;
+}
+
+static struct xvm_where ns(uint64_t cookie)
+{
+	return (struct xvm_where){.netns = cookie};
 }
 
 static uint32_t judge(const struct xvm_offer *a, const struct xvm_offer *b, uint32_t *ra,
@@ -49,13 +54,13 @@ Test(pairing, mirrored_tuples_find_each_other)
 	struct xvm_offer b = offer(B, 80, A, 1000, 2, 12, XVM_ROLE_PASSIVE);
 
 	xvm_pairing_add(&p, &a);
-	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, 1), &a);
-	cr_assert_null(xvm_pairing_mirror(&p, &b.f, 2), "it is in the other namespace");
-	cr_assert_null(xvm_pairing_mirror(&p, &a.f, 1), "it is not its own mirror");
+	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, ns(1)), &a);
+	cr_assert_null(xvm_pairing_mirror(&p, &b.f, ns(2)), "it is in the other namespace");
+	cr_assert_null(xvm_pairing_mirror(&p, &a.f, ns(1)), "it is not its own mirror");
 	cr_assert_eq(xvm_pairing_same(&p, &a.f), &a);
 	cr_assert_null(xvm_pairing_same(&p, &b.f));
 	b.f.rport++;
-	cr_assert_null(xvm_pairing_mirror(&p, &b.f, 1));
+	cr_assert_null(xvm_pairing_mirror(&p, &b.f, ns(1)));
 	xvm_pairing_del(&p, &a);
 	cr_assert_eq(p.count, 0);
 	cr_assert_null(xvm_pairing_same(&p, &a.f));
@@ -69,8 +74,8 @@ Test(pairing, one_tuple_in_two_namespaces)
 
 	xvm_pairing_add(&p, &a1);
 	xvm_pairing_add(&p, &a2);
-	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, 1), &a1);
-	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, 2), &a2);
+	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, ns(1)), &a1);
+	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, ns(2)), &a2);
 	xvm_pairing_del(&p, &a1);
 	cr_assert_eq(xvm_pairing_same(&p, &a2.f), &a2);
 	xvm_pairing_del(&p, &a1);
@@ -131,7 +136,7 @@ Test(pairing, one_socket_is_not_two)
 
 	cr_assert_eq(judge(&a, &b, &ra, &rb), XVM_R_SELF);
 	/* Cookies are of one namespace: in another the same number is another socket. */
-	b.f.netns = 2;
+	b.f.where.netns = 2;
 	cr_assert_eq(judge(&a, &b, &ra, &rb), XVM_R_NONE);
 }
 
@@ -145,7 +150,7 @@ Test(pairing, two_vrfs_of_one_namespace)
 	cr_assert_eq(judge(&a, &b, &ra, &rb), XVM_R_NONE);
 	b.f.ifindex = 6;
 	cr_assert_eq(judge(&a, &b, &ra, &rb), XVM_R_UNSUPPORTED);
-	b.f.netns = 2;
+	b.f.where.netns = 2;
 	cr_assert_eq(judge(&a, &b, &ra, &rb), XVM_R_NONE);
 }
 
@@ -172,4 +177,36 @@ Test(pairing, counts_that_cannot_be)
 	cr_assert_eq(judge(&o, &n, &ra, &rb), XVM_R_NONE);
 	n.f.outq = 29;
 	cr_assert_eq(judge(&o, &n, &ra, &rb), XVM_R_BAD_PEER);
+}
+
+Test(pairing, one_tuple_in_a_vm_and_a_namespace)
+{
+	struct xvm_offer a1 = offer(A, 1000, B, 80, 1, 11, XVM_ROLE_ACTIVE);
+	struct xvm_offer a2 = offer(A, 1000, B, 80, 0, 12, XVM_ROLE_ACTIVE);
+	struct xvm_offer b = offer(B, 80, A, 1000, 0, 13, XVM_ROLE_PASSIVE);
+
+	a2.f.where.vm = 1;
+	b.f.where.vm = 2;
+	xvm_pairing_add(&p, &a1);
+	xvm_pairing_add(&p, &a2);
+	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, ns(1)), &a1);
+	cr_assert_eq(xvm_pairing_mirror(&p, &b.f, (struct xvm_where){.vm = 1}), &a2);
+	cr_assert_null(xvm_pairing_mirror(&p, &b.f, (struct xvm_where){.vm = 2}));
+	xvm_pairing_del(&p, &a2);
+	cr_assert_null(xvm_pairing_mirror(&p, &b.f, (struct xvm_where){.vm = 1}));
+}
+
+Test(pairing, counts_that_came_by_letter)
+{
+	struct xvm_offer o = offer(A, 1, B, 2, 1, 11, XVM_ROLE_ACTIVE);
+	struct xvm_offer n = offer(B, 2, A, 1, 0, 11, XVM_ROLE_PASSIVE);
+	uint32_t ra, rb;
+
+	/* Read before the other's, though it has come later. */
+	n.f.where.vm = 3;
+	o.f.acked = 5000;
+	cr_assert_eq(judge(&o, &n, &ra, &rb), XVM_R_NONE);
+	cr_assert_eq(judge(&n, &o, &ra, &rb), XVM_R_NONE);
+	n.role = XVM_ROLE_ACTIVE;
+	cr_assert_eq(judge(&o, &n, &ra, &rb), XVM_R_SELF);
 }

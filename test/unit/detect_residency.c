@@ -52,11 +52,15 @@ static uint32_t seen(const char *addr)
 
 static uint32_t peer(const char *l, const char *rem, uint64_t ns, uint64_t *where)
 {
-	struct xvm_facts f = {.netns = ns};
+	struct xvm_facts f = {.where = {.netns = ns}};
+	struct xvm_where w = {0};
+	uint32_t ret;
 
 	memcpy(f.laddr, ip(l), 16);
 	memcpy(f.raddr, ip(rem), 16);
-	return xvm_residency_peer(&r, &f, where);
+	ret = xvm_residency_peer(&r, &f, &w);
+	*where = w.netns;
+	return ret;
 }
 
 Test(residency, loopback_is_always_there)
@@ -283,4 +287,117 @@ Test(residency, a_writer_that_died_half_way)
 	xvm_residency_publish(&r, t);
 	t->seq++;
 	cr_assert_eq(xvm_client_resident(t, ip("10.0.0.1")), 0);
+}
+
+/* ---- VMs ---------------------------------------------------------------- */
+
+static const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
+static const int one_group, other_group;
+
+static uint32_t peer_at(struct xvm_where at, const char *l, const char *rem, struct xvm_where *w)
+{
+	struct xvm_facts f = {.where = at};
+
+	memcpy(f.laddr, ip(l), 16);
+	memcpy(f.raddr, ip(rem), 16);
+	return xvm_residency_peer(&r, &f, w);
+}
+
+Test(residency, vms_of_a_group)
+{
+	struct xvm_res_ns *host = xvm_residency_ns_add(&r, 1, true);
+	struct xvm_res_ns *a = xvm_residency_vm_add(&r, 1, 1, &one_group);
+	struct xvm_res_ns *b = xvm_residency_vm_add(&r, 2, 2, &one_group);
+	struct xvm_res_ns *c = xvm_residency_vm_add(&r, 3, 1, &other_group);
+	struct xvm_where in_host = {.netns = 1}, in_a = {.vm = 1}, in_b = {.vm = 2}, w;
+	struct xvm_shm_region_res *res = calloc(XVM_REGION_RES_MAX, sizeof(*res));
+	bool left_out;
+
+	xvm_residency_add(&r, host, 1, ip("10.0.0.1"));
+	cr_assert_eq(xvm_residency_add_vm(&r, a, ip("10.0.0.2"), mac, true), 0);
+	cr_assert_eq(xvm_residency_add_vm(&r, b, ip("10.0.0.3"), mac, false), 0);
+	cr_assert_eq(xvm_residency_add_vm(&r, c, ip("10.0.0.4"), mac, true), 0);
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.3", &w), XVM_R_NONE);
+	cr_assert(xvm_where_same(w, in_b));
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.1", &w), XVM_R_NONE);
+	cr_assert(xvm_where_same(w, in_host));
+	cr_assert_eq(peer_at(in_host, "10.0.0.1", "10.0.0.2", &w), XVM_R_NONE);
+	cr_assert(xvm_where_same(w, in_a));
+	cr_assert_eq(peer_at(in_host, "10.0.0.1", "10.0.0.3", &w), XVM_R_NOT_RESIDENT,
+		     "the VM's word alone");
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.4", &w), XVM_R_NOT_RESIDENT,
+		     "another group");
+	cr_assert_eq(peer_at(in_a, "10.0.0.3", "10.0.0.1", &w), XVM_R_NOT_RESIDENT, "not its own");
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.2", &w), XVM_R_NOT_RESIDENT, "its own");
+	cr_assert_eq(peer_at((struct xvm_where){.vm = 9}, "10.0.0.2", "10.0.0.1", &w),
+		     XVM_R_NOT_RESIDENT);
+
+	cr_assert_eq(seen("10.0.0.2"), XVM_RES_USED | XVM_RES_VM | XVM_RES_SEEN);
+	cr_assert_eq(seen("10.0.0.3"), XVM_RES_USED | XVM_RES_VM);
+	cr_assert_eq(xvm_residency_of_group(&r, &one_group, res, &left_out), 3);
+	cr_assert_eq(res[0].flags, XVM_RES_USED | XVM_RES_LOCAL);
+	cr_assert_eq(res[0].peer, 0);
+	cr_assert_eq(res[2].flags, XVM_RES_USED | XVM_RES_VM);
+	cr_assert_eq(res[2].peer, 2);
+	cr_assert_eq(memcmp(res[2].mac, mac, 6), 0);
+	cr_assert_eq(xvm_residency_of_group(&r, &other_group, res, &left_out), 2);
+	cr_assert_eq(res[1].peer, 1);
+	xvm_residency_ns_del(&r, b);
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.3", &w), XVM_R_NOT_RESIDENT);
+	cr_assert_eq(xvm_residency_of_group(&r, &one_group, res, &left_out), 2);
+	free(res);
+}
+
+Test(residency, one_address_in_two_vms)
+{
+	struct xvm_res_ns *host = xvm_residency_ns_add(&r, 1, true);
+	struct xvm_res_ns *a = xvm_residency_vm_add(&r, 1, 1, &one_group);
+	struct xvm_res_ns *b = xvm_residency_vm_add(&r, 2, 2, &one_group);
+	struct xvm_res_ns *c = xvm_residency_vm_add(&r, 3, 1, &other_group);
+	struct xvm_where in_host = {.netns = 1}, in_a = {.vm = 1}, in_c = {.vm = 3}, w;
+	struct xvm_shm_region_res res[8];
+	bool left_out;
+	uint32_t i, n;
+
+	xvm_residency_add(&r, host, 1, ip("10.0.0.1"));
+	xvm_residency_add_vm(&r, a, ip("10.0.0.2"), mac, true);
+	xvm_residency_add_vm(&r, b, ip("10.0.0.3"), mac, true);
+	xvm_residency_add_vm(&r, c, ip("10.0.0.2"), mac, true);
+	/* Two groups are two address spaces, but this kernel sees both. */
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.3", &w), XVM_R_NONE);
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.1", &w), XVM_R_AMBIGUOUS);
+	cr_assert_eq(peer_at(in_c, "10.0.0.2", "10.0.0.1", &w), XVM_R_AMBIGUOUS);
+	cr_assert_eq(peer_at(in_host, "10.0.0.1", "10.0.0.2", &w), XVM_R_AMBIGUOUS);
+	cr_assert_eq(seen("10.0.0.2"),
+		     XVM_RES_USED | XVM_RES_VM | XVM_RES_SEEN | XVM_RES_AMBIGUOUS);
+	xvm_residency_of_group(&r, &one_group, res, &left_out);
+	cr_assert_eq(res[1].flags, XVM_RES_USED | XVM_RES_VM | XVM_RES_SEEN);
+	xvm_residency_add_vm(&r, b, ip("10.0.0.2"), mac, true);
+	cr_assert_eq(peer_at(in_a, "10.0.0.2", "10.0.0.3", &w), XVM_R_AMBIGUOUS);
+	n = xvm_residency_of_group(&r, &one_group, res, &left_out);
+	cr_assert_eq(n, 3);
+	for (i = 0; i < n; i++)
+		cr_assert_eq(!!(res[i].flags & XVM_RES_AMBIGUOUS),
+			     !memcmp(res[i].addr, ip("10.0.0.2"), 16));
+}
+
+Test(residency, more_than_the_region_has_room_for)
+{
+	struct xvm_shm_region_res *res = calloc(XVM_REGION_RES_MAX, sizeof(*res));
+	struct xvm_res_ns *a = xvm_residency_ns_add(&r, 1, false);
+	struct xvm_res_ns *b = xvm_residency_vm_add(&r, 1, 1, &one_group);
+	uint8_t addr[16];
+	bool left_out;
+	uint32_t i;
+
+	for (i = 0; i < XVM_REGION_RES_MAX; i++) {
+		number(i, addr);
+		cr_assert_eq(xvm_residency_add(&r, a, 1, addr), 0);
+	}
+	cr_assert_eq(xvm_residency_of_group(&r, &one_group, res, &left_out), XVM_REGION_RES_MAX);
+	cr_assert(!left_out);
+	xvm_residency_add_vm(&r, b, ip("10.0.0.2"), mac, true);
+	cr_assert_eq(xvm_residency_of_group(&r, &one_group, res, &left_out), XVM_REGION_RES_MAX);
+	cr_assert(left_out);
+	free(res);
 }
