@@ -315,6 +315,44 @@ static void status(struct xvm_conn *c)
 	xvm_conn_end(c, 0, getpid(), text);
 }
 
+/* ---- groups of VMs ---------------------------------------------------- */
+
+static void group_row(struct xvm_conn *c, const struct xvm_group *g)
+{
+	struct xvm_msg m = {.type = XVM_MSG_GROUP_ROW,
+			    .slot = g->n_vms,
+			    .arg = g->conf.vectors,
+			    .arg2 = g->conf.vms,
+			    .arg64 = g->conf.size};
+
+	snprintf(m.text, sizeof(m.text), "%s", g->conf.socket);
+	xvm_conn_send(c, &m, NULL, 0);
+}
+
+static void group_names(struct xvm_conn *c)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &c->d->groups.all)) {
+		struct xvm_msg m = {.type = XVM_MSG_GROUP_ROW};
+
+		snprintf(m.text, sizeof(m.text), "%s",
+			 xvm_container(n, struct xvm_group, in_all)->conf.name);
+		xvm_conn_send(c, &m, NULL, 0);
+	}
+}
+
+static void group(struct xvm_conn *c, const char *name)
+{
+	const struct xvm_group *g = *name ? xvm_group_find(c->d, name) : NULL;
+
+	if (g)
+		group_row(c, g);
+	else if (!*name)
+		group_names(c);
+	xvm_conn_end(c, *name && !g ? ENOENT : 0, 0, NULL);
+}
+
 /* ---- leave, enter ----------------------------------------------------- */
 
 static void ticket_end(struct ticket *k)
@@ -450,6 +488,9 @@ void xvm_answer(struct xvm_conn *c, const struct xvm_msg *m)
 		break;
 	case XVM_MSG_STATUS:
 		status(c);
+		break;
+	case XVM_MSG_GROUP:
+		group(c, m->text);
 		break;
 	}
 }

@@ -381,6 +381,7 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	case XVM_MSG_LEAVE:
 	case XVM_MSG_ENTER:
 	case XVM_MSG_STATUS:
+	case XVM_MSG_GROUP:
 		xvm_answer(c, m);
 		break;
 	default:

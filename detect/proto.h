@@ -64,6 +64,10 @@ enum xvm_msg_type {
 	XVM_MSG_LEAVE,	   /* pid, fd (pid -1: all): answer: END, arg2 = connections that obeyed */
 	XVM_MSG_ENTER,	   /* likewise */
 	XVM_MSG_STATUS,	   /* answer: END, text = one line about the daemon */
+	XVM_MSG_GROUP,	   /* text = name: answers: its row, END (ENOENT: no such group);
+			      empty: a row for each with its name only, END */
+	XVM_MSG_GROUP_ROW, /* text = socket (or name), arg = vectors, arg2 = VMs that there may be,
+			      slot = VMs that there are, arg64 = bytes */
 };
 
 enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };

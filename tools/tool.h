@@ -26,6 +26,7 @@ int xvm_cmd_leave(int argc, char **argv);
 int xvm_cmd_enter(int argc, char **argv);
 int xvm_cmd_stats(int argc, char **argv);
 int xvm_cmd_check(int argc, char **argv);
+int xvm_cmd_vm_args(int argc, char **argv);
 int xvm_cmd_enable(int argc, char **argv);
 int xvm_cmd_disable(int argc, char **argv);
 int xvm_cmd_bench(int argc, char **argv);

@@ -13,7 +13,7 @@ _xvm()
 	local cur prev words cword
 	_init_completion -n : || return
 
-	local commands="run ss resident leave enter stats check enable disable bench"
+	local commands="run ss resident leave enter stats check vm-args enable disable bench"
 	local i command=
 	for ((i = 1; i < cword; i++)); do
 		[[ ${words[i]} = -* ]] || {
@@ -77,6 +77,10 @@ _xvm()
 		;;
 	stats) options+=" --json --prometheus --reset" ;;
 	check) options+=" --lib --program" ;;
+	vm-args)
+		options+=" --libvirt --no-iommu"
+		operands=$(xvm vm-args 2>/dev/null)
+		;;
 	enable | disable)
 		options="--help --root"
 		[[ $command = disable ]] || options+=" --socket --lib"

@@ -17,6 +17,8 @@ static const struct xvm_cmd cmds[] = {
 	{"enter", xvm_cmd_enter, "PID:FD… | --all", "let them on again"},
 	{"stats", xvm_cmd_stats, "[--json|--prometheus] [--reset]", "show counters"},
 	{"check", xvm_cmd_check, "[ADDR[:PORT]]", "test live what works, and say what to do"},
+	{"vm-args", xvm_cmd_vm_args, "[--libvirt] GROUP",
+	 "show what to add to a VM's QEMU or domain"},
 	{"enable", xvm_cmd_enable, "UNIT", "preload a systemd service"},
 	{"disable", xvm_cmd_disable, "UNIT", "undo that"},
 	{"bench", xvm_cmd_bench, "[OPTION…] [CASE…]", "measure the ring against plain TCP"},

@@ -243,6 +243,7 @@ Test(ivshmem, peers_hear_of_each_other)
 }
 
 static uint32_t rung[8], gone[8];
+static void (*gone_too)(struct xvm_vm *vm);
 
 static void on_rung(struct xvm_vm *vm)
 {
@@ -252,6 +253,7 @@ static void on_rung(struct xvm_vm *vm)
 static void on_gone(struct xvm_vm *vm)
 {
 	gone[vm->peer]++;
+	gone_too(vm);
 }
 
 Test(ivshmem, the_host_is_rung_and_rings)
@@ -313,6 +315,7 @@ Test(ivshmem, an_arena_stays_as_long_as_it_is_read)
 	uint32_t gen = vm->gen;
 
 	memset(g->region.map + xvm_region_arena(&g->region, 1), 7, g->region.arena_size);
+	gone_too = d.groups.gone;
 	d.groups.gone = on_gone;
 	xvm_vm_hold(vm);
 	leave(&a);
