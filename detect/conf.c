@@ -14,19 +14,15 @@
 #include <unistd.h>
 
 #include "detect/conf.h"
-#include "transport/region.h"
+#include "detect/conf_parse.h"
 
 #define WORDS_MAX 16
 #define LINE_MAX_BYTES 1024
 #define RULES_MAX 10000
-#define GROUPS_MAX 64
-#define GROUP_SIZE (256ull << 20)
-#define GROUP_PEERS 8
-#define GROUP_VECTORS 16
 
 enum { HAS_USER = 1, HAS_PROGRAM = 2, HAS_ADDRESS = 4, HAS_PORT = 8 };
 
-struct rule {
+struct xvm_conf_rule {
 	bool allow;
 	unsigned has;
 	uid_t uid;
@@ -36,25 +32,7 @@ struct rule {
 	uint16_t port_lo, port_hi;
 };
 
-struct xvm_conf {
-	struct rule *rule;
-	size_t n;
-	struct xvm_conf_group *group;
-	size_t n_groups;
-	int log_level;
-	bool log_given;
-};
-
-struct parser {
-	struct xvm_conf *c;
-	const char *name;
-	unsigned line;
-	char *err;
-	size_t err_len;
-};
-
-static int wrong(struct parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int wrong(struct parser *p, const char *fmt, ...)
+int xvm_conf_wrong(struct xvm_conf_parser *p, const char *fmt, ...)
 {
 	va_list ap;
 	int n;
@@ -68,8 +46,7 @@ static int wrong(struct parser *p, const char *fmt, ...)
 	return -EINVAL;
 }
 
-/* The whole word, decimal. */
-static int number(const char *s, unsigned long max, unsigned long *v)
+int xvm_conf_number(const char *s, unsigned long max, unsigned long *v)
 {
 	unsigned long n = 0;
 
@@ -86,31 +63,32 @@ static int number(const char *s, unsigned long max, unsigned long *v)
 	return 0;
 }
 
-static int parse_user(struct parser *p, uid_t *uid, const char *w)
+int xvm_conf_user(struct xvm_conf_parser *p, uid_t *uid, const char *w)
 {
 	struct passwd *pw;
 	unsigned long v;
 
-	if (!number(w, (uid_t)-2, &v)) {
+	if (!xvm_conf_number(w, (uid_t)-2, &v)) {
 		*uid = (uid_t)v;
 		return 0;
 	}
 	pw = getpwnam(w);
 	if (!pw)
-		return wrong(p, "there is no user \"%s\"", w);
+		return xvm_conf_wrong(p, "there is no user \"%s\"", w);
 	*uid = pw->pw_uid;
 	return 0;
 }
 
-static int parse_program(struct parser *p, struct rule *r, const char *w)
+static int parse_program(struct xvm_conf_parser *p, struct xvm_conf_rule *r, const char *w)
 {
 	if (w[0] != '/' && strchr(w, '/'))
-		return wrong(p, "program \"%s\" is neither an absolute path nor a name", w);
+		return xvm_conf_wrong(p, "program \"%s\" is neither an absolute path nor a name",
+				      w);
 	r->program = strdup(w);
-	return r->program ? 0 : wrong(p, "out of memory");
+	return r->program ? 0 : xvm_conf_wrong(p, "out of memory");
 }
 
-static int parse_address(struct parser *p, struct rule *r, char *w)
+static int parse_address(struct xvm_conf_parser *p, struct xvm_conf_rule *r, char *w)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 	char *slash = strchr(w, '/');
@@ -125,38 +103,39 @@ static int parse_address(struct parser *p, struct rule *r, char *w)
 	} else if (inet_pton(AF_INET6, w, r->net) == 1) {
 		max = 128;
 	} else {
-		return wrong(p, "\"%s\" is no IPv4 or IPv6 address", w);
+		return xvm_conf_wrong(p, "\"%s\" is no IPv4 or IPv6 address", w);
 	}
 	bits = max;
-	if (slash && number(slash + 1, max, &bits))
-		return wrong(p, "\"%s\" is no prefix length of 0 to %lu", slash + 1, max);
+	if (slash && xvm_conf_number(slash + 1, max, &bits))
+		return xvm_conf_wrong(p, "\"%s\" is no prefix length of 0 to %lu", slash + 1, max);
 	r->prefix = (unsigned)(bits + 128 - max);
 	for (i = r->prefix; i < 128; i++)
 		if (r->net[i / 8] & (0x80 >> i % 8))
-			return wrong(p, "%s/%lu has bits set beyond its prefix", w, bits);
+			return xvm_conf_wrong(p, "%s/%lu has bits set beyond its prefix", w, bits);
 	return 0;
 }
 
-static int parse_port(struct parser *p, struct rule *r, char *w)
+static int parse_port(struct xvm_conf_parser *p, struct xvm_conf_rule *r, char *w)
 {
 	char *dash = strchr(w, '-');
 	unsigned long lo, hi;
 
 	if (dash)
 		*dash = 0;
-	if (number(w, 65535, &lo))
-		return wrong(p, "\"%s\" is no port of 0 to 65535", w);
+	if (xvm_conf_number(w, 65535, &lo))
+		return xvm_conf_wrong(p, "\"%s\" is no port of 0 to 65535", w);
 	hi = lo;
-	if (dash && number(dash + 1, 65535, &hi))
-		return wrong(p, "\"%s\" is no port of 0 to 65535", dash + 1);
+	if (dash && xvm_conf_number(dash + 1, 65535, &hi))
+		return xvm_conf_wrong(p, "\"%s\" is no port of 0 to 65535", dash + 1);
 	if (hi < lo)
-		return wrong(p, "the ports %lu-%lu are the wrong way round", lo, hi);
+		return xvm_conf_wrong(p, "the ports %lu-%lu are the wrong way round", lo, hi);
 	r->port_lo = (uint16_t)lo;
 	r->port_hi = (uint16_t)hi;
 	return 0;
 }
 
-static int parse_selector(struct parser *p, struct rule *r, const char *key, char *value)
+static int parse_selector(struct xvm_conf_parser *p, struct xvm_conf_rule *r, const char *key,
+			  char *value)
 {
 	unsigned bit;
 
@@ -169,15 +148,15 @@ static int parse_selector(struct parser *p, struct rule *r, const char *key, cha
 	else if (!strcmp(key, "port"))
 		bit = HAS_PORT;
 	else
-		return wrong(p, "\"%s\" is none of user, program, address, port", key);
+		return xvm_conf_wrong(p, "\"%s\" is none of user, program, address, port", key);
 	if (!value)
-		return wrong(p, "%s is not followed by a value", key);
+		return xvm_conf_wrong(p, "%s is not followed by a value", key);
 	if (r->has & bit)
-		return wrong(p, "%s is given twice", key);
+		return xvm_conf_wrong(p, "%s is given twice", key);
 	r->has |= bit;
 	switch (bit) {
 	case HAS_USER:
-		return parse_user(p, &r->uid, value);
+		return xvm_conf_user(p, &r->uid, value);
 	case HAS_PROGRAM:
 		return parse_program(p, r, value);
 	case HAS_ADDRESS:
@@ -187,210 +166,68 @@ static int parse_selector(struct parser *p, struct rule *r, const char *key, cha
 	}
 }
 
-static int parse_pair(struct parser *p, char **w, int n)
+/* One more at the end of a list that grows by doubling, at powers of two. */
+static int append(struct xvm_conf_parser *p, struct xvm_conf_rule **list, size_t *n,
+		  const struct xvm_conf_rule *r)
 {
-	struct xvm_conf *c = p->c;
-	struct rule *more, r = {0};
+	struct xvm_conf_rule *more;
+
+	if (*n >= RULES_MAX)
+		return xvm_conf_wrong(p, "more than %d rules", RULES_MAX);
+	if (!(*n & (*n - 1))) {
+		more = realloc(*list, (*n ? *n * 2 : 1) * sizeof(*more));
+		if (!more)
+			return xvm_conf_wrong(p, "out of memory");
+		*list = more;
+	}
+	(*list)[(*n)++] = *r;
+	return 0;
+}
+
+static int parse_rule(struct xvm_conf_parser *p, char **w, int n, struct xvm_conf_rule *r)
+{
 	int i, ret;
 
+	memset(r, 0, sizeof(*r));
 	if (n < 2 || (strcmp(w[1], "allow") && strcmp(w[1], "deny")))
-		return wrong(p, "pair is not followed by allow or deny");
-	if (c->n >= RULES_MAX)
-		return wrong(p, "more than %d rules", RULES_MAX);
-	r.allow = !strcmp(w[1], "allow");
+		return xvm_conf_wrong(p, "%s is not followed by allow or deny", w[0]);
+	r->allow = !strcmp(w[1], "allow");
 	for (i = 2; i < n; i += 2) {
-		ret = parse_selector(p, &r, w[i], i + 1 < n ? w[i + 1] : NULL);
-		if (ret)
-			goto out_free;
-	}
-	/* Doubling, at powers of two. */
-	if (!(c->n & (c->n - 1))) {
-		more = realloc(c->rule, (c->n ? c->n * 2 : 1) * sizeof(*more));
-		if (!more) {
-			ret = wrong(p, "out of memory");
-			goto out_free;
-		}
-		c->rule = more;
-	}
-	c->rule[c->n++] = r;
-	return 0;
-
-out_free:
-	free(r.program);
-	return ret;
-}
-
-/* ---- groups ----------------------------------------------------------- */
-
-enum {
-	HAS_SOCKET = 1,
-	HAS_SIZE = 2,
-	HAS_PEERS = 4,
-	HAS_VECTORS = 8,
-	HAS_OWNER = 16,
-	HAS_HUGE = 32
-};
-
-static const struct {
-	const char *name;
-	unsigned bit;
-} group_words[] = {{"socket", HAS_SOCKET},   {"size", HAS_SIZE},  {"peers", HAS_PEERS},
-		   {"vectors", HAS_VECTORS}, {"user", HAS_OWNER}, {"hugepages", HAS_HUGE}};
-
-static bool name_ok(const char *w)
-{
-	size_t n = strspn(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
-
-	return isalnum((unsigned char)*w) && !w[n] &&
-	       n < sizeof(((struct xvm_conf_group *)0)->name);
-}
-
-/* A number with K, M or G behind it. */
-static int parse_size(struct parser *p, uint64_t *size, char *w)
-{
-	static const char units[] = "KMG";
-	size_t len = strlen(w);
-	const char *unit = strchr(units, w[len - 1]);
-	unsigned long v;
-	int ret;
-
-	if (unit)
-		w[len - 1] = 0;
-	ret = number(w, XVM_REGION_SIZE_MAX, &v);
-	if (unit)
-		w[len - 1] = *unit;
-	if (ret)
-		return wrong(p, "\"%s\" is no size", w);
-	*size = unit ? (uint64_t)v << 10 * (unit - units + 1) : v;
-	if (*size < XVM_REGION_SIZE_MIN || *size > XVM_REGION_SIZE_MAX || (*size & (*size - 1)))
-		return wrong(p, "a size is a power of two from %lluM to %lluG",
-			     XVM_REGION_SIZE_MIN >> 20, XVM_REGION_SIZE_MAX >> 30);
-	return 0;
-}
-
-static int parse_count(struct parser *p, uint32_t *to, const char *w, const char *what,
-		       unsigned long max)
-{
-	unsigned long v;
-
-	if (number(w, max, &v) || !v)
-		return wrong(p, "\"%s\" is no number of %s, from 1 to %lu", w, what, max);
-	*to = (uint32_t)v;
-	return 0;
-}
-
-static int parse_socket(struct parser *p, struct xvm_conf_group *g, const char *w)
-{
-	if (*w != '/')
-		return wrong(p, "socket \"%s\" is no absolute path", w);
-	if (strlen(w) >= sizeof(g->socket))
-		return wrong(p, "the socket's path is longer than %zu bytes",
-			     sizeof(g->socket) - 1);
-	snprintf(g->socket, sizeof(g->socket), "%s", w);
-	return 0;
-}
-
-static int parse_group_word(struct parser *p, struct xvm_conf_group *g, unsigned bit, char *value)
-{
-	switch (bit) {
-	case HAS_SOCKET:
-		return parse_socket(p, g, value);
-	case HAS_SIZE:
-		return parse_size(p, &g->size, value);
-	case HAS_PEERS:
-		return parse_count(p, &g->vms, value, "peers", XVM_REGION_PEERS_MAX - 1);
-	case HAS_VECTORS:
-		return parse_count(p, &g->vectors, value, "vectors", XVM_REGION_VECTORS_MAX);
-	case HAS_OWNER:
-		g->has_user = true;
-		return parse_user(p, &g->uid, value);
-	default:
-		g->hugepages = true;
-		return 0;
-	}
-}
-
-static int parse_group_words(struct parser *p, struct xvm_conf_group *g, char **w, int n)
-{
-	unsigned has = 0, bit;
-	size_t k;
-	int i, ret;
-
-	for (i = 0; i < n; i++) {
-		bit = 0;
-		for (k = 0; k < sizeof(group_words) / sizeof(group_words[0]); k++)
-			if (!strcmp(w[i], group_words[k].name))
-				bit = group_words[k].bit;
-		if (!bit)
-			return wrong(
-				p,
-				"\"%s\" is none of socket, size, peers, vectors, user, hugepages",
-				w[i]);
-		if (has & bit)
-			return wrong(p, "%s is given twice", w[i]);
-		has |= bit;
-		if (bit != HAS_HUGE && ++i == n)
-			return wrong(p, "%s is not followed by a value", w[i - 1]);
-		ret = parse_group_word(p, g, bit, w[i]);
+		ret = parse_selector(p, r, w[i], i + 1 < n ? w[i + 1] : NULL);
 		if (ret)
 			return ret;
 	}
 	return 0;
 }
 
-/* Each on its own is right; are they together? */
-static int judge_group(struct parser *p, const struct xvm_conf_group *g)
+static int parse_pair(struct xvm_conf_parser *p, char **w, int n)
 {
-	const struct xvm_conf *c = p->c;
-	struct xvm_region figures;
-	size_t i;
+	struct xvm_conf_rule r;
+	int ret = parse_rule(p, w, n, &r);
 
-	for (i = 0; i < c->n_groups; i++) {
-		if (!strcmp(c->group[i].name, g->name))
-			return wrong(p, "there are two groups %s", g->name);
-		if (!strcmp(c->group[i].socket, g->socket))
-			return wrong(p, "group %s has the socket %s", c->group[i].name, g->socket);
-	}
-	if (xvm_region_figure(&figures, g->size, g->vms + 1, g->vectors))
-		return wrong(p, "%lluM are too few for %u peers and the host",
-			     (unsigned long long)(g->size >> 20), g->vms);
-	if (g->hugepages && g->size < 2ull << 20)
-		return wrong(p, "%lluM are less than a huge page",
-			     (unsigned long long)(g->size >> 20));
-	return 0;
-}
-
-static int parse_group(struct parser *p, char **w, int n)
-{
-	struct xvm_conf_group *more,
-		g = {.size = GROUP_SIZE, .vms = GROUP_PEERS, .vectors = GROUP_VECTORS};
-	struct xvm_conf *c = p->c;
-	int ret;
-
-	if (n < 2 || !name_ok(w[1]))
-		return wrong(p,
-			     "group is not followed by a name of 1 to %zu letters, digits, - _ .",
-			     sizeof(g.name) - 1);
-	if (c->n_groups >= GROUPS_MAX)
-		return wrong(p, "more than %d groups", GROUPS_MAX);
-	snprintf(g.name, sizeof(g.name), "%s", w[1]);
-	snprintf(g.socket, sizeof(g.socket), "/run/xvm/%s.ivshmem", w[1]);
-	ret = parse_group_words(p, &g, w + 2, n - 2);
 	if (!ret)
-		ret = judge_group(p, &g);
+		ret = append(p, &p->c->rule, &p->c->n, &r);
 	if (ret)
-		return ret;
-	more = realloc(c->group, (c->n_groups + 1) * sizeof(*more));
-	if (!more)
-		return wrong(p, "out of memory");
-	c->group = more;
-	c->group[c->n_groups++] = g;
-	return 0;
+		free(r.program);
+	return ret;
 }
 
-/* ---- the rest --------------------------------------------------------- */
+static int parse_share(struct xvm_conf_parser *p, char **w, int n)
+{
+	struct xvm_conf_rule r;
+	int ret = parse_rule(p, w, n, &r);
 
-static int parse_log(struct parser *p, char **w, int n)
+	/* It is about programs, before they have any connection. */
+	if (!ret && (r.has & (HAS_ADDRESS | HAS_PORT)))
+		ret = xvm_conf_wrong(p, "share knows user and program only");
+	if (!ret)
+		ret = append(p, &p->c->share, &p->c->n_share, &r);
+	if (ret)
+		free(r.program);
+	return ret;
+}
+
+static int parse_log(struct xvm_conf_parser *p, char **w, int n)
 {
 	static const struct {
 		const char *name;
@@ -403,19 +240,19 @@ static int parse_log(struct parser *p, char **w, int n)
 	size_t i;
 
 	if (p->c->log_given)
-		return wrong(p, "log is given twice");
+		return xvm_conf_wrong(p, "log is given twice");
 	if (n > 2)
-		return wrong(p, "log is followed by more than one word");
+		return xvm_conf_wrong(p, "log is followed by more than one word");
 	for (i = 0; n == 2 && i < sizeof(levels) / sizeof(levels[0]); i++)
 		if (!strcmp(w[1], levels[i].name)) {
 			p->c->log_level = levels[i].level;
 			p->c->log_given = true;
 			return 0;
 		}
-	return wrong(p, "log is not followed by error, warning, notice, info or debug");
+	return xvm_conf_wrong(p, "log is not followed by error, warning, notice, info or debug");
 }
 
-static int parse_line(struct parser *p, char *line)
+static int parse_line(struct xvm_conf_parser *p, char *line)
 {
 	char *w[WORDS_MAX], *save, *s;
 	int n = 0;
@@ -425,7 +262,7 @@ static int parse_line(struct parser *p, char *line)
 		*s = 0;
 	for (s = strtok_r(line, " \t\r", &save); s; s = strtok_r(NULL, " \t\r", &save)) {
 		if (n == WORDS_MAX)
-			return wrong(p, "too many words");
+			return xvm_conf_wrong(p, "too many words");
 		w[n++] = s;
 	}
 	if (!n)
@@ -435,21 +272,24 @@ static int parse_line(struct parser *p, char *line)
 	if (!strcmp(w[0], "log"))
 		return parse_log(p, w, n);
 	if (!strcmp(w[0], "group"))
-		return parse_group(p, w, n);
-	return wrong(p, "\"%.32s\" is no statement; there are pair, group and log", w[0]);
+		return xvm_conf_parse_group(p, w, n);
+	if (!strcmp(w[0], "share"))
+		return parse_share(p, w, n);
+	return xvm_conf_wrong(p, "\"%.32s\" is no statement; there are pair, share, group and log",
+			      w[0]);
 }
 
 struct xvm_conf *xvm_conf_parse(const char *text, size_t len, const char *name, char *err,
 				size_t err_len)
 {
-	struct parser p = {.name = name, .err = err, .err_len = err_len};
+	struct xvm_conf_parser p = {.name = name, .err = err, .err_len = err_len};
 	char line[LINE_MAX_BYTES];
 	const char *nl;
 	size_t n;
 
 	p.c = calloc(1, sizeof(*p.c));
 	if (!p.c) {
-		wrong(&p, "out of memory");
+		xvm_conf_wrong(&p, "out of memory");
 		return NULL;
 	}
 	p.c->log_level = LOG_NOTICE;
@@ -459,18 +299,18 @@ struct xvm_conf *xvm_conf_parse(const char *text, size_t len, const char *name, 
 		/* An editor or a script that is still writing: half a rule may mean the opposite.
 		 */
 		if (!nl) {
-			wrong(&p, "the last line has no end: is the file half-written?");
+			xvm_conf_wrong(&p, "the last line has no end: is the file half-written?");
 			goto out_free;
 		}
 		n = (size_t)(nl - text);
 		if (n >= sizeof(line)) {
-			wrong(&p, "the line is longer than %zu bytes", sizeof(line) - 1);
+			xvm_conf_wrong(&p, "the line is longer than %zu bytes", sizeof(line) - 1);
 			goto out_free;
 		}
 		memcpy(line, text, n);
 		line[n] = 0;
 		if (strlen(line) != n) {
-			wrong(&p, "there is a NUL byte in the line");
+			xvm_conf_wrong(&p, "there is a NUL byte in the line");
 			goto out_free;
 		}
 		if (parse_line(&p, line))
@@ -528,12 +368,15 @@ void xvm_conf_free(struct xvm_conf *c)
 		return;
 	for (i = 0; i < c->n; i++)
 		free(c->rule[i].program);
+	for (i = 0; i < c->n_share; i++)
+		free(c->share[i].program);
 	free(c->rule);
+	free(c->share);
 	free(c->group);
 	free(c);
 }
 
-static bool in_net(const struct rule *r, const uint8_t addr[16])
+static bool in_net(const struct xvm_conf_rule *r, const uint8_t addr[16])
 {
 	unsigned bytes = r->prefix / 8, bits = r->prefix % 8;
 
@@ -542,7 +385,7 @@ static bool in_net(const struct rule *r, const uint8_t addr[16])
 	return !bits || !((addr[bytes] ^ r->net[bytes]) >> (8 - bits));
 }
 
-static bool is_program(const struct rule *r, const char *exe)
+static bool is_program(const struct xvm_conf_rule *r, const char *exe)
 {
 	char path[4096];
 	const char *name;
@@ -564,27 +407,32 @@ static bool is_program(const struct rule *r, const char *exe)
 	return !fnmatch(r->program, name ? name + 1 : path, 0);
 }
 
+/* Is the rule about this user, address and port, and about a program that may be this one? */
+static bool holds(const struct xvm_conf_rule *r, uid_t uid, const char *exe)
+{
+	if ((r->has & HAS_USER) && r->uid != uid)
+		return false;
+	if (!(r->has & HAS_PROGRAM) || is_program(r, exe))
+		return true;
+	/* Who cannot be told apart from a denied program is denied. */
+	return !exe && !r->allow;
+}
+
+static bool holds_at(const struct xvm_conf_rule *r, const uint8_t addr[16], uint16_t port)
+{
+	if ((r->has & HAS_PORT) && (port < r->port_lo || port > r->port_hi))
+		return false;
+	return !(r->has & HAS_ADDRESS) || in_net(r, addr);
+}
+
 bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const uint8_t addr[16],
 		     uint16_t port)
 {
 	size_t i;
 
-	for (i = 0; i < c->n; i++) {
-		const struct rule *r = &c->rule[i];
-
-		if ((r->has & HAS_USER) && r->uid != uid)
-			continue;
-		if ((r->has & HAS_PORT) && (port < r->port_lo || port > r->port_hi))
-			continue;
-		if ((r->has & HAS_ADDRESS) && !in_net(r, addr))
-			continue;
-		if ((r->has & HAS_PROGRAM) && !is_program(r, exe)) {
-			/* Who cannot be told apart from a denied program is denied. */
-			if (exe || r->allow)
-				continue;
-		}
-		return r->allow;
-	}
+	for (i = 0; i < c->n; i++)
+		if (holds_at(&c->rule[i], addr, port) && holds(&c->rule[i], uid, exe))
+			return c->rule[i].allow;
 	return true;
 }
 
@@ -592,18 +440,21 @@ bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16
 {
 	size_t i;
 
-	for (i = 0; i < c->n; i++) {
-		const struct rule *r = &c->rule[i];
-
-		if (r->has & (HAS_USER | HAS_PROGRAM))
-			continue;
-		if ((r->has & HAS_PORT) && (port < r->port_lo || port > r->port_hi))
-			continue;
-		if ((r->has & HAS_ADDRESS) && !in_net(r, addr))
-			continue;
-		return r->allow;
-	}
+	for (i = 0; i < c->n; i++)
+		if (!(c->rule[i].has & (HAS_USER | HAS_PROGRAM)) &&
+		    holds_at(&c->rule[i], addr, port))
+			return c->rule[i].allow;
 	return true;
+}
+
+bool xvm_conf_shares(const struct xvm_conf *c, uid_t uid, const char *exe, bool otherwise)
+{
+	size_t i;
+
+	for (i = 0; i < c->n_share; i++)
+		if (holds(&c->share[i], uid, exe))
+			return c->share[i].allow;
+	return otherwise;
 }
 
 int xvm_conf_log_level(const struct xvm_conf *c)

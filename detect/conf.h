@@ -41,6 +41,9 @@ bool xvm_conf_allows(const struct xvm_conf *c, uid_t uid, const char *exe, const
 /* May one in a VM? Rules about users and programs are not about it: those are its own xvmd's. */
 bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16_t port);
 
+/* May it have memory that is shared with VMs? otherwise, if no rule says so or not. */
+bool xvm_conf_shares(const struct xvm_conf *c, uid_t uid, const char *exe, bool otherwise);
+
 int xvm_conf_log_level(const struct xvm_conf *c);
 
 /* How many groups there are; they are the configuration's. */

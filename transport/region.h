@@ -81,7 +81,7 @@ struct xvm_letter {
 	uint32_t peer_gen;
 	uint32_t arg;
 	uint32_t flags;
-	uint32_t pad;
+	uint32_t pad[2];
 	uint64_t off, len;
 	uint64_t run; /* chosen at random by a guest's xvmd when it starts */
 };

@@ -25,6 +25,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	xvm_conf_allows(c, 0, "/usr/sbin/nginx", addr, 80);
 	xvm_conf_allows(c, 7, NULL, addr, 0);
+	xvm_conf_allows_vm(c, addr, 80);
+	xvm_conf_shares(c, 0, "/usr/sbin/nginx", false);
+	xvm_conf_shares(c, 7, NULL, true);
 	for (n = xvm_conf_groups(c, &g); n; n--, g++)
 		if (*g->socket != '/' || xvm_region_figure(&r, g->size, g->vms + 1, g->vectors))
 			abort();

@@ -239,6 +239,26 @@ Test(conf, groups)
 	xvm_conf_free(c);
 }
 
+Test(conf, who_shares_with_vms)
+{
+	struct xvm_conf *c = parse("share allow user 7\nshare allow program /usr/bin/*\n"
+				   "share deny user 0\n");
+
+	cr_assert_not_null(c, "%s", err);
+	cr_assert(xvm_conf_shares(c, 7, NULL, false));
+	cr_assert(xvm_conf_shares(c, 8, "/usr/bin/x", false));
+	cr_assert(!xvm_conf_shares(c, 8, NULL, false), "it cannot be seen");
+	cr_assert(!xvm_conf_shares(c, 8, "/bin/x", false));
+	cr_assert(xvm_conf_shares(c, 8, "/bin/x", true));
+	cr_assert(!xvm_conf_shares(c, 0, "/bin/x", true));
+	cr_assert(allows("share deny\n", 0, "/bin/x", "::1", 1), "another matter");
+	xvm_conf_free(c);
+	wrong("share\n", "f:1: ", "share is not followed by allow or deny");
+	wrong("share allow port 7\n", "f:1: ", "user and program only");
+	wrong("share allow program x address ::1\n", "f:1: ", "user and program only");
+	wrong("share allow colour red\n", "f:1: ", "colour");
+}
+
 Test(conf, group_sizes)
 {
 	static const struct {

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "detect/lease.h"
+#include "transport/region.h"
+
+static struct xvm_piece *piece(struct xvm_list *n)
+{
+	return xvm_container(n, struct xvm_piece, in_book);
+}
+
+static void forget(struct xvm_piece *p)
+{
+	p->book->lent -= p->len;
+	xvm_list_del(&p->in_book);
+	xvm_list_del(&p->in_owner);
+	free(p);
+}
+
+void xvm_lease_init(struct xvm_lease_book *b, uint64_t first, uint64_t end)
+{
+	xvm_list_init(&b->pieces);
+	b->first = first;
+	b->end = end;
+	b->lent = 0;
+}
+
+void xvm_lease_exit(struct xvm_lease_book *b)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &b->pieces))
+		forget(piece(n));
+}
+
+struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *owner)
+{
+	uint64_t at = b->first;
+	struct xvm_list *n, *t;
+	struct xvm_piece *p;
+
+	if (!len || len > b->end - b->first)
+		return NULL;
+	len = (len + XVM_REGION_PAGE - 1) & ~(uint64_t)(XVM_REGION_PAGE - 1);
+	/* The first gap that is large enough; n is then what it lies before. */
+	for (XVM_EACH(n, t, &b->pieces)) {
+		if (piece(n)->off - at >= len)
+			break;
+		at = piece(n)->off + piece(n)->len;
+	}
+	if (n == &b->pieces && b->end - at < len)
+		return NULL;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	p->book = b;
+	p->owner = owner;
+	p->off = at;
+	p->len = len;
+	p->refs = 1;
+	xvm_list_init(&p->in_owner);
+	xvm_list_add(n, &p->in_book);
+	b->lent += len;
+	return p;
+}
+
+struct xvm_piece *xvm_lease_find(const struct xvm_lease_book *b, uint64_t off)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &b->pieces))
+		if (piece(n)->off == off)
+			return piece(n);
+	return NULL;
+}
+
+void xvm_lease_hold(struct xvm_piece *p)
+{
+	p->refs++;
+}
+
+void xvm_lease_drop(struct xvm_piece *p)
+{
+	if (!--p->refs)
+		forget(p);
+}
+
+void xvm_lease_return(struct xvm_piece *p)
+{
+	if (!p->owner)
+		return;
+	p->owner = NULL;
+	xvm_list_del(&p->in_owner);
+	xvm_lease_drop(p);
+}
