@@ -252,6 +252,14 @@ static int parse_log(struct xvm_conf_parser *p, char **w, int n)
 	return xvm_conf_wrong(p, "log is not followed by error, warning, notice, info or debug");
 }
 
+static int parse_vfio(struct xvm_conf_parser *p, char **w, int n)
+{
+	if (n != 2 || strcmp(w[1], "noiommu") != 0)
+		return xvm_conf_wrong(p, "vfio is not followed by noiommu");
+	p->c->noiommu = true;
+	return 0;
+}
+
 static int parse_line(struct xvm_conf_parser *p, char *line)
 {
 	char *w[WORDS_MAX], *save, *s;
@@ -275,8 +283,10 @@ static int parse_line(struct xvm_conf_parser *p, char *line)
 		return xvm_conf_parse_group(p, w, n);
 	if (!strcmp(w[0], "share"))
 		return parse_share(p, w, n);
-	return xvm_conf_wrong(p, "\"%.32s\" is no statement; there are pair, share, group and log",
-			      w[0]);
+	if (!strcmp(w[0], "vfio"))
+		return parse_vfio(p, w, n);
+	return xvm_conf_wrong(
+		p, "\"%.32s\" is no statement; there are pair, share, group, vfio and log", w[0]);
 }
 
 struct xvm_conf *xvm_conf_parse(const char *text, size_t len, const char *name, char *err,
@@ -455,6 +465,11 @@ bool xvm_conf_shares(const struct xvm_conf *c, uid_t uid, const char *exe, bool 
 		if (holds(&c->share[i], uid, exe))
 			return c->share[i].allow;
 	return otherwise;
+}
+
+bool xvm_conf_noiommu(const struct xvm_conf *c)
+{
+	return c->noiommu;
 }
 
 int xvm_conf_log_level(const struct xvm_conf *c)

@@ -44,6 +44,9 @@ bool xvm_conf_allows_vm(const struct xvm_conf *c, const uint8_t addr[16], uint16
 /* May it have memory that is shared with VMs? otherwise, if no rule says so or not. */
 bool xvm_conf_shares(const struct xvm_conf *c, uid_t uid, const char *exe, bool otherwise);
 
+/* May vfio be used without an IOMMU? */
+bool xvm_conf_noiommu(const struct xvm_conf *c);
+
 int xvm_conf_log_level(const struct xvm_conf *c);
 
 /* How many groups there are; they are the configuration's. */

@@ -16,6 +16,7 @@ struct xvm_conf {
 	size_t n_groups;
 	int log_level;
 	bool log_given;
+	bool noiommu;
 };
 
 /* The line that is being read. */

@@ -12,6 +12,8 @@
 #include "detect/arenas.h"
 #include "detect/daemon.h"
 #include "detect/fd.h"
+#include "detect/guest.h"
+#include "detect/guest_ep.h"
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
@@ -122,6 +124,7 @@ static void reap(struct xvm_conn *c)
 	xvm_list_del(&c->in_dead);
 	xvm_offer_conn_gone(c);
 	xvm_pairs_conn_gone(c);
+	xvm_guest_conn_gone(c);
 	xvm_answer_conn_gone(c);
 	for (XVM_EACH(n, t, &c->queue))
 		dequeue(c, xvm_container(n, struct queued, in_queue));
@@ -341,6 +344,7 @@ static void hello(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	/* It is to find its own namespace's addresses there when it first looks. */
 	xvm_residency_publish(&c->d->residency, c->d->table);
 	xvm_conn_send(c, &r, &c->d->table_fd, 1);
+	xvm_guests_greet(c->d, c);
 }
 
 /* ---- receiving -------------------------------------------------------- */
@@ -355,7 +359,7 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		xvm_conn_nonsense(c, "no hello first");
 		return;
 	}
-	if (m->type > XVM_MSG_HELLO && m->type <= XVM_MSG_CTL_DONE && !c->arena) {
+	if (m->type > XVM_MSG_HELLO && m->type <= XVM_MSG_LEASE && !c->arena) {
 		xvm_conn_nonsense(c, "a program's message from a tool");
 		return;
 	}
@@ -365,15 +369,20 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		break;
 	case XVM_MSG_WITHDRAW:
 		xvm_offer_withdraw(c, m->slot, m->gen);
+		xvm_guest_over(c, m->slot, m->gen);
 		break;
 	case XVM_MSG_WAKER:
 		xvm_pairs_waker(c, m, fds);
 		break;
 	case XVM_MSG_UNPAIR:
 		xvm_pairs_unpair(c, m->slot, m->gen);
+		xvm_guest_over(c, m->slot, m->gen);
 		break;
 	case XVM_MSG_CTL_DONE:
 		xvm_answer_ctl_done(c, m->arg, m->arg2);
+		break;
+	case XVM_MSG_LEASE:
+		xvm_guest_lease(c, m);
 		break;
 	case XVM_MSG_SS:
 	case XVM_MSG_STATS:

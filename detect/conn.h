@@ -49,7 +49,7 @@ struct xvm_slot {
 
 /* The memory that a process shares with its forks; each of them is a connection of its own. */
 struct xvm_arena_ref {
-	struct xvm_list in_all, conns, ends;
+	struct xvm_list in_all, conns, ends, pieces;
 	struct xvm_user *user;
 	uint64_t serial; /* never used twice, and rising along the list */
 	uint64_t dev, ino;
@@ -88,6 +88,8 @@ struct xvm_conn {
 	struct xvm_list queue;
 	uint32_t n_queue;
 	struct xvm_walk walk;
+
+	uint32_t regions, vectors; /* bit i: it was given region i, or a vector of it */
 };
 
 void xvm_conn_accept(struct xvm_daemon *d, int fd);

@@ -56,6 +56,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *w, int events)
 	xvm_vms_update(d);
 	/* What was found out about addresses is told by letters too. */
 	xvm_relay_flush(d);
+	xvm_guests_flush(d);
 	xvm_residency_publish(&d->residency, d->table);
 }
 
@@ -158,6 +159,7 @@ void xvm_daemon_exit(struct xvm_daemon *d)
 		xvm_conn_drop(xvm_container(n, struct xvm_conn, in_all), NULL);
 	xvm_conn_reap(d);
 	xvm_groups_exit(d);
+	xvm_guests_exit(d);
 	say_goodbye(d);
 	ev_prepare_stop(d->loop, &d->prepare);
 	xvm_netns_exit(d);

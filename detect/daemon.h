@@ -7,6 +7,7 @@
 
 #include "detect/conf.h"
 #include "detect/conn.h"
+#include "detect/guest.h"
 #include "detect/ivshmem_server.h"
 #include "detect/netns.h"
 #include "detect/pairing.h"
@@ -40,6 +41,7 @@ struct xvm_daemon {
 	struct xvm_residency residency;
 	struct xvm_netns netns;
 	struct xvm_groups groups;
+	struct xvm_guests guests;
 	struct xvm_pairs *pairs;
 	struct xvm_answer *answer;
 

@@ -146,6 +146,8 @@ static void on_hup(struct ev_loop *loop, ev_signal *w, int events)
 		d.conf = conf;
 		xvm_log_level(xvm_conf_log_level(conf));
 		xvm_groups_apply(&d);
+		xvm_guests_look(&d, "");
+		xvm_guests_greet(&d, NULL);
 		xvm_log(LOG_NOTICE, "configuration read again");
 	} else {
 		xvm_log(LOG_ERR, "%s (the old configuration stays in force)", err);
@@ -327,6 +329,9 @@ static int serve(int pipe_fd)
 		ev_loop_destroy(d.loop);
 		goto out_socket;
 	}
+	/* A device is the system's, not one user's. */
+	if (!opt.private)
+		xvm_guests_look(&d, "");
 	if (opt.private) {
 		d.idle = on_idle;
 		ev_timer_init(&end_timer, on_end, FIRST_CLIENT_S, 0.);

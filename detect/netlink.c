@@ -15,6 +15,7 @@
 #include <sys/time.h>
 
 #include "detect/daemon.h"
+#include "detect/guest.h"
 #include "detect/log.h"
 #include "detect/netlink.h"
 #include "detect/vms.h"
@@ -134,6 +135,7 @@ static void on_link(struct xvm_ns *ns, struct rtnl_link *link, bool gone)
 	copy_name(l->name, rtnl_link_get_name(link));
 	copy_name(l->kind, rtnl_link_get_type(link));
 	mac6(rtnl_link_get_addr(link), l->mac);
+	xvm_guests_links_changed(ns->d);
 	if (own(ns))
 		xvm_vms_link(ns->d, l, false);
 }

@@ -8,6 +8,11 @@
 void xvm_notify(const char *state);
 void xvm_notify_reloading(void);
 
+/* Have systemd keep a descriptor for our successor, or get it from our predecessor: -1 if there is
+ * none. What is kept is known after xvm_notify_listen_fd(). */
+void xvm_notify_keep(int fd, const char *name);
+int xvm_notify_kept(const char *name);
+
 /* The listening socket that came with us, -ENOENT if none did, -EINVAL if it is not our kind. */
 int xvm_notify_listen_fd(void);
 

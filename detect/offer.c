@@ -13,6 +13,7 @@
 #include "detect/client.h"
 #include "detect/daemon.h"
 #include "detect/fd.h"
+#include "detect/guest_ep.h"
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
@@ -270,6 +271,40 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	return XVM_R_NONE;
 }
 
+/* The kernel's word about the socket, which is then closed. */
+static uint32_t look_at(struct xvm_conn *c, const struct xvm_msg *m, int *sock, struct xvm_facts *f)
+{
+	uint32_t reason = xvm_offer_facts(*sock, f);
+
+	if (!reason)
+		follow(c, *sock, f->where.netns);
+	/* At once: while we hold it, the program's close() sends no FIN. */
+	xvm_fd_discard(*sock);
+	*sock = -1;
+	xvm_conn_say(c, XVM_MSG_SEEN, m->slot, m->gen, 0);
+	return reason;
+}
+
+/* The half lies in memory that other kernels see. */
+static void offer_piece(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
+{
+	struct xvm_msg no = {.type = XVM_MSG_REFUSED,
+			     .slot = m->slot,
+			     .gen = m->gen,
+			     .region = m->region,
+			     .off = m->off,
+			     .len = m->len};
+	struct xvm_facts f;
+
+	no.arg = look_at(c, m, &fds[0], &f);
+	if (!no.arg)
+		no.arg = xvm_guest_offer(c, m, &f);
+	if (!no.arg)
+		return;
+	c->d->n.refused++;
+	xvm_conn_send(c, &no, NULL, 0);
+}
+
 void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 {
 	struct xvm_facts f;
@@ -281,6 +316,10 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	c->d->n.offers++;
 	/* Descriptors are lost on the way when our own table is full. */
+	if (m->len && m->nfds == 1) {
+		offer_piece(c, m, fds);
+		return;
+	}
 	if (m->nfds != 2) {
 		refuse(c, m->slot, m->gen, XVM_R_LIMIT);
 		return;
@@ -289,13 +328,7 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		xvm_conn_nonsense(c, "a half that is no memfd");
 		return;
 	}
-	reason = xvm_offer_facts(fds[0], &f);
-	if (!reason)
-		follow(c, fds[0], f.where.netns);
-	/* At once: while we hold it, the program's close() sends no FIN. */
-	xvm_fd_discard(fds[0]);
-	fds[0] = -1;
-	xvm_conn_say(c, XVM_MSG_SEEN, m->slot, m->gen, 0);
+	reason = look_at(c, m, &fds[0], &f);
 	if (!reason)
 		reason = insert(c, m, &f, &fds[1]);
 	if (reason)

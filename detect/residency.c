@@ -252,7 +252,7 @@ static uint32_t between(const struct xvm_residency *r, const struct xvm_res_ns *
 	if (n > 1)
 		return XVM_R_AMBIGUOUS;
 	/* A program here is not handed to a VM upon that VM's word. */
-	if (there->ns->vm && !own->vm && !there->seen)
+	if (there->ns->vm && !own->vm && !there->seen && !there->ns->told)
 		return XVM_R_NOT_RESIDENT;
 	if (!xvm_residency_has(own, r, f->laddr))
 		return XVM_R_NOT_RESIDENT;
@@ -325,7 +325,7 @@ static uint32_t flags_of(const struct xvm_residency *r, const void *group,
 	if (a->ns->local)
 		flags |= XVM_RES_LOCAL;
 	if (a->ns->vm)
-		flags |= XVM_RES_VM;
+		flags |= group ? XVM_RES_VM : XVM_RES_IN_REGION(a->ns->region);
 	if (a->seen)
 		flags |= XVM_RES_SEEN;
 	return flags;

@@ -27,6 +27,8 @@ struct xvm_res_ns {
 	uint32_t vm;	   /* serial of the VM; 0: a namespace */
 	uint32_t peer;	   /* its number in its group */
 	const void *group; /* whose VM it is */
+	uint32_t region;   /* by which region programs reach it */
+	bool told;	   /* in a VM: the host says so, and we take its word */
 	uint32_t id;	   /* our own numbering: struct xvm_shm_res.where */
 	bool local;	   /* the daemon's own */
 	bool full;	   /* had more than XVM_RESIDENCY_NS_ADDRS */

@@ -1,0 +1,644 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "detect/daemon.h"
+#include "detect/fd.h"
+#include "detect/guest.h"
+#include "detect/guest_ep.h"
+#include "detect/log.h"
+#include "detect/netlink.h"
+#include "detect/notify.h"
+
+#define READ_AT_ONCE 64
+#define SERIAL_GUEST 0x80000000u /* apart from those of VMs of our own */
+
+struct queued {
+	struct xvm_list in_queue;
+	struct xvm_letter l;
+};
+
+/* ---- sending ---------------------------------------------------------- */
+
+static void dequeue(struct xvm_guest *g, struct queued *q)
+{
+	xvm_list_del(&q->in_queue);
+	g->n_queue--;
+	free(q);
+}
+
+static void drop_queue(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &g->queue))
+		dequeue(g, xvm_container(n, struct queued, in_queue));
+}
+
+static void enqueue(struct xvm_guest *g, const struct xvm_letter *l)
+{
+	struct queued *q = g->n_queue < XVM_GUEST_QUEUE_MAX ? malloc(sizeof(*q)) : NULL;
+
+	if (!q) {
+		g->broken = "the host does not read its letters";
+		return;
+	}
+	q->l = *l;
+	xvm_list_add(&g->queue, &q->in_queue);
+	g->n_queue++;
+}
+
+void xvm_guest_send(struct xvm_guest *g, const struct xvm_letter *l)
+{
+	int ret = -EAGAIN;
+
+	if (g->broken)
+		return;
+	if (xvm_list_empty(&g->queue))
+		ret = xvm_mailbox_put(&g->box, l);
+	if (!ret)
+		g->ring = true;
+	else if (ret == -EAGAIN)
+		enqueue(g, l);
+	else
+		g->broken = "the host has read letters that were never written";
+}
+
+static void send_queue(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &g->queue)) {
+		struct queued *q = xvm_container(n, struct queued, in_queue);
+
+		if (xvm_mailbox_put(&g->box, &q->l))
+			return;
+		g->ring = true;
+		dequeue(g, q);
+	}
+}
+
+void xvm_guest_hello(struct xvm_guest *g)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_HELLO, .arg = XVM_REGION_VERSION, .run = g->run};
+
+	if (g->dev.reg_fd >= 0)
+		l.flags |= XVM_LETTER_F_DOORBELL;
+	if (g->dev.vectors)
+		l.flags |= XVM_LETTER_F_INTERRUPTS;
+	if (!g->asked)
+		g->asked = ev_now(g->d->loop);
+	/* One that waits for room will do. */
+	if (xvm_list_empty(&g->queue))
+		xvm_guest_send(g, &l);
+}
+
+/* ---- our addresses ---------------------------------------------------- */
+
+static struct xvm_guest_addr *find_addr(struct xvm_guest_addr *a, uint32_t n,
+					const uint8_t addr[16])
+{
+	uint32_t i;
+
+	for (i = 0; i < n; i++)
+		if (!memcmp(a[i].addr, addr, 16))
+			return &a[i];
+	return NULL;
+}
+
+static bool usable(const uint8_t mac[6])
+{
+	static const uint8_t none[6];
+
+	return memcmp(mac, none, 6) != 0 && !(mac[0] & 1);
+}
+
+static void say_addr(struct xvm_guest *g, const struct xvm_guest_addr *a, bool there)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_ADDR, .arg = there};
+
+	memcpy(l.laddr, a->addr, 16);
+	memcpy(l.mac, a->mac, 6);
+	xvm_guest_send(g, &l);
+}
+
+static void tell_addr(struct xvm_guest *g, const uint8_t addr[16], const uint8_t mac[6])
+{
+	struct xvm_guest_addr *a = find_addr(g->told, g->n_told, addr);
+
+	if (a && (a->there || !memcmp(a->mac, mac, 6))) {
+		a->there = true;
+		return;
+	}
+	if (!a) {
+		if (g->n_told == XVM_GUEST_ADDRS_MAX)
+			return;
+		a = &g->told[g->n_told++];
+		memcpy(a->addr, addr, 16);
+	}
+	memcpy(a->mac, mac, 6);
+	a->there = true;
+	say_addr(g, a, true);
+}
+
+static void tell_ns(struct xvm_guest *g, const struct xvm_ns *ns)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &ns->res->addrs)) {
+		const struct xvm_res_addr *a = xvm_container(n, struct xvm_res_addr, in_ns);
+		const struct xvm_nl_link *l = xvm_netlink_link(ns, a->ifindex);
+
+		if (l && usable(l->mac))
+			tell_addr(g, a->addr, l->mac);
+	}
+}
+
+static void tell_addrs(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+	uint32_t i;
+
+	g->told_changes = g->d->residency.changes;
+	g->links_changed = false;
+	for (i = 0; i < g->n_told; i++)
+		g->told[i].there = false;
+	for (XVM_EACH(n, t, &g->d->netns.all))
+		tell_ns(g, xvm_container(n, struct xvm_ns, in_all));
+	for (i = g->n_told; i-- > 0;) {
+		if (g->told[i].there)
+			continue;
+		say_addr(g, &g->told[i], false);
+		g->told[i] = g->told[--g->n_told];
+	}
+}
+
+/* ---- the others' addresses -------------------------------------------- */
+
+static struct xvm_res_ns *place_of(struct xvm_guest *g, uint32_t peer)
+{
+	struct xvm_residency *r = &g->d->residency;
+
+	if (!g->place[peer]) {
+		g->place[peer] = xvm_residency_vm_add(r, SERIAL_GUEST | g->index << 8 | peer, peer,
+						      &g->region);
+		if (g->place[peer]) {
+			g->place[peer]->region = g->index;
+			g->place[peer]->told = true;
+		}
+	}
+	return g->place[peer];
+}
+
+static void mirror_one(struct xvm_guest *g, const struct xvm_shm_region_res *e)
+{
+	struct xvm_residency *r = &g->d->residency;
+	bool twice = e->flags & XVM_RES_AMBIGUOUS;
+	struct xvm_res_ns *place = e->peer == g->self ? NULL : place_of(g, e->peer);
+
+	if (place)
+		xvm_residency_add_vm(r, place, e->addr, e->mac, e->flags & XVM_RES_SEEN);
+	if (twice && g->twice)
+		xvm_residency_add_vm(r, g->twice, e->addr, e->mac, false);
+}
+
+static void mirror(struct xvm_guest *g)
+{
+	struct xvm_residency *r = &g->d->residency;
+	struct xvm_shm_region *h = xvm_region_header(&g->region);
+	uint64_t seq = atomic_load_explicit(&h->res_seq, memory_order_acquire);
+	int i, n;
+
+	if (seq == g->res_seq)
+		return;
+	n = xvm_region_residents(&g->region, g->res);
+	if (n < 0)
+		return; /* it is being written, and we are told of the end of that */
+	g->res_seq = seq;
+	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
+		if (g->place[i])
+			xvm_residency_sweep_begin(g->place[i]);
+	if (g->twice)
+		xvm_residency_sweep_begin(g->twice);
+	for (i = 0; i < n; i++)
+		mirror_one(g, &g->res[i]);
+	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
+		if (g->place[i])
+			xvm_residency_sweep_end(r, g->place[i]);
+	if (g->twice)
+		xvm_residency_sweep_end(r, g->twice);
+}
+
+static void forget_others(struct xvm_guest *g)
+{
+	struct xvm_residency *r = &g->d->residency;
+	uint32_t i;
+
+	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
+		if (g->place[i])
+			xvm_residency_ns_del(r, g->place[i]);
+	memset(g->place, 0, sizeof(g->place));
+	if (g->twice)
+		xvm_residency_ns_del(r, g->twice);
+	g->twice = NULL;
+	g->res_seq = 0;
+}
+
+struct xvm_guest *xvm_guests_of_serial(const struct xvm_daemon *d, uint32_t serial)
+{
+	uint32_t i = serial >> 8 & 0xff;
+
+	return serial & SERIAL_GUEST && i < d->guests.n ? d->guests.g[i] : NULL;
+}
+
+/* ---- runs ------------------------------------------------------------- */
+
+static void new_run(struct xvm_guest *g)
+{
+	g->up = false;
+	g->broken = NULL;
+	drop_queue(g);
+	if (getrandom(&g->run, sizeof(g->run), GRND_NONBLOCK) != sizeof(g->run))
+		g->run = (uint64_t)(ev_now(g->d->loop) * 1e6) ^ (uint64_t)getpid() << 40;
+	g->n_told = 0;
+	g->asked = 0;
+	xvm_guest_eps_run_over(g);
+	forget_others(g);
+	ev_timer_stop(g->d->loop, &g->patience);
+	ev_timer_set(&g->patience, XVM_GUEST_PATIENCE_S, 0.);
+	ev_timer_start(g->d->loop, &g->patience);
+}
+
+static void say_trouble(struct xvm_guest *g, const char *what)
+{
+	if (g->said == what)
+		return;
+	g->said = what;
+	xvm_log(LOG_WARNING, "device %s: %s", g->dev.bdf, what);
+}
+
+static void welcome(struct xvm_guest *g, const struct xvm_letter *l)
+{
+	if (l->run != g->run)
+		return; /* the answer to a hello of a run that is over */
+	g->asked = 0;
+	if (l->arg != XVM_REGION_VERSION) {
+		say_trouble(g, "the host's xvmd speaks another version");
+		return;
+	}
+	if (g->up) {
+		xvm_guest_fenced(g);
+		return;
+	}
+	g->up = true;
+	g->said = NULL;
+	ev_timer_stop(g->d->loop, &g->patience);
+	g->twice = xvm_residency_vm_add(&g->d->residency, SERIAL_GUEST | g->index << 8 | 0xff, 0xff,
+					&g->region);
+	xvm_guest_eps_welcome(g);
+	tell_addrs(g);
+	mirror(g);
+	xvm_log(LOG_NOTICE, "device %s: we are VM %u of the group%s%s", g->dev.bdf, g->self,
+		g->dev.vectors ? "" : "; no interrupts: ", g->dev.vectors ? "" : g->dev.why);
+	xvm_guests_greet(g->d, NULL);
+}
+
+static void again(struct xvm_guest *g, uint32_t err)
+{
+	say_trouble(g, err == EPROTONOSUPPORT ? "the host's xvmd speaks another version"
+					      : "the host's xvmd does not know us: begun anew");
+	new_run(g);
+	/* At once the first time, so that little is lost; then with patience. */
+	if (err != EPROTONOSUPPORT)
+		xvm_guest_hello(g);
+}
+
+static void receive(struct xvm_guest *g, const struct xvm_letter *l)
+{
+	const char *wrong = xvm_letter_wrong(l, &g->region, false, g->self);
+
+	if (wrong) {
+		if (g->up)
+			g->broken = wrong;
+		return;
+	}
+	switch (l->type) {
+	case XVM_LETTER_WELCOME:
+		welcome(g, l);
+		break;
+	case XVM_LETTER_AGAIN:
+		if (g->up)
+			again(g, l->arg);
+		else if (l->arg == EPROTONOSUPPORT)
+			say_trouble(g, "the host's xvmd speaks another version");
+		break;
+	case XVM_LETTER_ADDR_REFUSED:
+		/* The host's log has the reasons; it takes our word again when it changes. */
+		xvm_log(l->arg == EAGAIN ? LOG_INFO : LOG_WARNING,
+			"device %s: the host does not believe that one of our addresses is here: "
+			"%s",
+			g->dev.bdf,
+			l->arg == EAGAIN ? "it has not seen its MAC yet" : strerror((int)l->arg));
+		break;
+	default:
+		if (g->up)
+			xvm_guest_letter(g, l);
+	}
+}
+
+static void read_mail(struct xvm_guest *g)
+{
+	struct xvm_letter l;
+	int i, ret = 0;
+
+	for (i = 0; i < READ_AT_ONCE && !g->broken; i++) {
+		ret = xvm_mailbox_get(&g->box, &l);
+		if (ret)
+			break;
+		g->heard = ev_now(g->d->loop);
+		receive(g, &l);
+	}
+	if (ret == -EPROTO)
+		g->broken = "the host has written more letters than there is room for";
+	if (xvm_mailbox_done(&g->box))
+		g->ring = true;
+	send_queue(g);
+	if (g->up)
+		mirror(g);
+	/* The rest when others have had their turn. */
+	if (i == READ_AT_ONCE)
+		ev_feed_event(g->d->loop, &g->look, EV_CUSTOM);
+}
+
+/* ---- events ----------------------------------------------------------- */
+
+static void on_bell(struct ev_loop *loop, ev_io *w, int events)
+{
+	struct xvm_guest *g = w->data;
+
+	xvm_fd_drain(g->bell);
+	read_mail(g);
+}
+
+static void on_look(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct xvm_guest *g = w->data;
+	struct xvm_shm_region *h = xvm_region_header(&g->region);
+	uint64_t news = atomic_load_explicit(&h->peer[g->self].news, memory_order_acquire);
+
+	if (news == g->news && !(events & EV_CUSTOM))
+		return;
+	g->news = news;
+	read_mail(g);
+}
+
+/* ---- opening ---------------------------------------------------------- */
+
+static void start(struct xvm_guest *g)
+{
+	struct ev_loop *loop = g->d->loop;
+
+	g->opened = true;
+	xvm_mailbox_resume(&g->box, xvm_region_peer_box(&g->region, g->self),
+			   xvm_region_host_box(&g->region, g->self));
+	ev_timer_init(&g->look, on_look, XVM_GUEST_LOOK_S, XVM_GUEST_LOOK_S);
+	g->look.data = g;
+	if (g->dev.vectors)
+		g->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (g->bell >= 0 && !xvm_ivshmem_vector(&g->dev, XVM_VECTOR_MAIL, g->bell)) {
+		ev_io_init(&g->bell_io, on_bell, g->bell, EV_READ);
+		g->bell_io.data = g;
+		ev_io_start(loop, &g->bell_io);
+	} else {
+		g->dev.vectors = 0;
+		ev_timer_start(loop, &g->look);
+	}
+	new_run(g);
+	xvm_guest_hello(g);
+}
+
+/* Is the host's xvmd there, so that there is a region? */
+static void try_open(struct xvm_guest *g)
+{
+	uint32_t self = xvm_ivshmem_position(&g->dev);
+	int ret = xvm_region_open(&g->region, g->dev.mem, g->dev.size);
+	uint64_t at;
+
+	if (ret == -EAGAIN) {
+		say_trouble(g, "there is no region in it: no xvmd of a host has made it");
+		return;
+	}
+	if (ret) {
+		say_trouble(g, ret == -EPROTONOSUPPORT ? "the host's xvmd speaks another version"
+						       : "what is in it is not what an xvmd makes");
+		return;
+	}
+	if (self == XVM_PEER_HOST || self >= g->region.peers) {
+		say_trouble(g, "it has no number in the group: is it an ivshmem-doorbell?");
+		return;
+	}
+	g->self = self;
+	at = xvm_region_arena(&g->region, self);
+	xvm_lease_init(&g->book, at + xvm_region_lease_off(&g->region, self),
+		       at + g->region.arena_size);
+	start(g);
+}
+
+static void on_patience(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct xvm_guest *g = w->data;
+	ev_tstamp next = w->repeat * 2;
+
+	if (!g->opened)
+		try_open(g);
+	else if (!g->up)
+		xvm_guest_hello(g);
+	if (g->opened && g->up)
+		return;
+	if (next < XVM_GUEST_PATIENCE_S)
+		next = XVM_GUEST_PATIENCE_S;
+	if (next > XVM_GUEST_PATIENCE_MAX_S)
+		next = XVM_GUEST_PATIENCE_MAX_S;
+	if (!ev_is_active(w)) {
+		ev_timer_set(w, next, next);
+		ev_timer_start(loop, w);
+		return;
+	}
+	w->repeat = next;
+	ev_timer_again(loop, w);
+}
+
+static void guest_free(struct xvm_guest *g)
+{
+	struct ev_loop *loop = g->d->loop;
+
+	ev_timer_stop(loop, &g->patience);
+	if (g->opened) {
+		ev_timer_stop(loop, &g->look);
+		ev_io_stop(loop, &g->bell_io);
+	}
+	if (g->bell >= 0)
+		close(g->bell);
+	drop_queue(g);
+	forget_others(g);
+	xvm_guest_eps_exit(g);
+	if (g->opened)
+		xvm_lease_exit(&g->book);
+	xvm_ivshmem_close(&g->dev);
+	free(g->told);
+	free(g->res);
+	free(g);
+}
+
+static void add(struct xvm_daemon *d, const char *bdf)
+{
+	struct xvm_guest *g = calloc(1, sizeof(*g));
+	char name[32];
+	int keep;
+
+	if (!g)
+		return;
+	g->d = d;
+	g->index = d->guests.n;
+	g->bell = -1;
+	memset(g->vector, 0xff, sizeof(g->vector));
+	xvm_list_init(&g->queue);
+	ev_timer_init(&g->patience, on_patience, 0., 0.);
+	g->patience.data = g;
+	g->told = calloc(XVM_GUEST_ADDRS_MAX, sizeof(*g->told));
+	g->res = calloc(XVM_REGION_RES_MAX, sizeof(*g->res));
+	snprintf(name, sizeof(name), "ivshmem-%.15s", bdf);
+	keep = xvm_notify_kept(name);
+	if (xvm_guest_eps_init(g) || !g->told || !g->res ||
+	    xvm_ivshmem_open(&g->dev, d->guests.root, bdf, keep, xvm_conf_noiommu(d->conf))) {
+		xvm_log(LOG_WARNING, "device %s: %s", bdf, g->dev.why);
+		guest_free(g);
+		return;
+	}
+	if (g->dev.vfio >= 0 && keep < 0)
+		xvm_notify_keep(g->dev.vfio, name);
+	d->guests.g[d->guests.n++] = g;
+	try_open(g);
+	if (!g->opened) {
+		ev_timer_set(&g->patience, XVM_GUEST_PATIENCE_S, XVM_GUEST_PATIENCE_S);
+		ev_timer_start(d->loop, &g->patience);
+	}
+}
+
+void xvm_guests_look(struct xvm_daemon *d, const char *root)
+{
+	char bdf[XVM_IVSHMEM_DEVICES_MAX][16];
+	uint32_t i, k, n = xvm_ivshmem_find(root, bdf, XVM_IVSHMEM_DEVICES_MAX);
+
+	d->guests.root = root;
+	for (i = 0; i < n; i++) {
+		for (k = 0; k < d->guests.n && strcmp(d->guests.g[k]->dev.bdf, bdf[i]) != 0; k++)
+			;
+		if (k == d->guests.n && k < XVM_IVSHMEM_DEVICES_MAX)
+			add(d, bdf[i]);
+	}
+}
+
+void xvm_guests_exit(struct xvm_daemon *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < d->guests.n; i++)
+		guest_free(d->guests.g[i]);
+	d->guests.n = 0;
+}
+
+/* ---- the loop --------------------------------------------------------- */
+
+void xvm_guests_links_changed(struct xvm_daemon *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < d->guests.n; i++)
+		d->guests.g[i]->links_changed = true;
+}
+
+void xvm_guests_flush(struct xvm_daemon *d)
+{
+	uint32_t i;
+
+	for (i = 0; i < d->guests.n; i++) {
+		struct xvm_guest *g = d->guests.g[i];
+
+		if (!g->opened)
+			continue;
+		if (g->up && !g->broken &&
+		    (g->links_changed || g->told_changes != d->residency.changes))
+			tell_addrs(g);
+		/* Here, where nobody is about anything of its. The next hello is said with
+		 * patience, lest two that do not understand each other be busy with it. */
+		if (g->broken) {
+			say_trouble(g, g->broken);
+			new_run(g);
+		}
+		if (g->ring)
+			xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
+		g->ring = false;
+	}
+}
+
+/* ---- programs --------------------------------------------------------- */
+
+static void greet_one(struct xvm_guest *g, struct xvm_conn *c)
+{
+	struct xvm_msg m = {.type = XVM_MSG_REGION,
+			    .region = g->index,
+			    .off = g->dev.mem_off,
+			    .len = g->dev.size,
+			    .arg = g->self};
+
+	if (!c->arena || c->dead || c->regions & 1u << g->index || !g->up)
+		return;
+	if (!xvm_conf_shares(g->d->conf, c->uid, c->exe, c->user->trusted))
+		return;
+	c->regions |= 1u << g->index;
+	xvm_conn_send(c, &m, &g->dev.mem_fd, 1);
+	if (g->dev.reg_fd < 0)
+		return;
+	m.type = XVM_MSG_DOORBELL;
+	m.off = g->dev.reg_off;
+	m.len = 16;
+	xvm_conn_send(c, &m, &g->dev.reg_fd, 1);
+}
+
+void xvm_guests_greet(struct xvm_daemon *d, struct xvm_conn *c)
+{
+	struct xvm_list *n, *t;
+	uint32_t i;
+
+	for (i = 0; i < d->guests.n; i++) {
+		if (c) {
+			greet_one(d->guests.g[i], c);
+			continue;
+		}
+		for (XVM_EACH(n, t, &d->all))
+			greet_one(d->guests.g[i], xvm_container(n, struct xvm_conn, in_all));
+	}
+}
+
+void xvm_guest_explain(const struct xvm_guest *g, char *text, size_t len)
+{
+	ev_tstamp now = ev_now(g->d->loop);
+
+	if (!g->opened)
+		snprintf(text, len, "device %s: %s", g->dev.bdf, g->said ? g->said : "no region");
+	else if (!g->up)
+		snprintf(text, len, "device %s: VM %u; the host's xvmd does not answer", g->dev.bdf,
+			 g->self);
+	else if (g->asked && now - g->asked > 1.)
+		snprintf(text, len, "device %s: VM %u; the host's xvmd has not answered for %.0f s",
+			 g->dev.bdf, g->self, now - g->asked);
+	else
+		snprintf(text, len, "device %s: VM %u of a group of %u; %s", g->dev.bdf, g->self,
+			 g->region.peers - 1, g->dev.vectors ? "interrupts" : g->dev.why);
+}

@@ -1,0 +1,685 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of an endpoint's piece:
+ *
+ *             offer           PAIRED            closed            FREED
+ *   stock ----------> OFFERED ------> PAIRED ----------> ENDING ---------> stock
+ *     ^                | | withdrawn                       ^
+ *     |  REFUSED       | +-------> WITHDRAWN --------------+  PAIRED was on its way
+ *     +----------------+                +--> stock: nothing was on its way
+ *
+ * Nobody answers a WITHDRAW. But letters are read in order, and a hello of the run that is welcome
+ * already is answered: whatever was on its way to us when the host read the withdrawal is there
+ * once a hello that was said after it is answered. That is the fence.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "detect/arenas.h"
+#include "detect/daemon.h"
+#include "detect/fd.h"
+#include "detect/guest_ep.h"
+#include "detect/log.h"
+#include "detect/netlink.h"
+#include "detect/reset.h"
+
+enum state {
+	OFFERED,
+	WITHDRAWN,
+	PAIRED,
+	ENDING, /* closed here: the other end may still read the half */
+	OVER,	/* of a run that is over: in nobody's hands once the next is welcome */
+};
+
+struct xvm_guest_ep {
+	struct xvm_guest_ep *hash_next;
+	struct xvm_list in_guest;
+	struct xvm_guest *g;
+	struct xvm_arena_ref *arena; /* NULL: all its processes have gone */
+	struct xvm_conn *conn;	     /* who offered it; NULL: gone */
+	uint32_t client, slot, gen;
+	uint64_t cookie;
+	struct xvm_piece *piece;
+	enum state state;
+	uint32_t peer, peer_gen;
+	uint64_t fence; /* of its withdrawal */
+	bool dead;	/* so is the other end's VM, or the run: its processes are to reset it */
+	bool orphan;	/* of a run that is over: nothing is owed to anybody */
+	bool closed;	/* its processes write to its half no more */
+};
+
+static struct xvm_guest_ep *ep_of(struct xvm_list *n)
+{
+	return xvm_container(n, struct xvm_guest_ep, in_guest);
+}
+
+/* ---- by name ---------------------------------------------------------- */
+
+/* The slots of one process are its own choice, but no two of them share a bucket: a chain is no
+ * longer than there are processes and generations. */
+static struct xvm_guest_ep **bucket(const struct xvm_guest *g, uint32_t client, uint32_t slot)
+{
+	return &g->ep[(client * 0x9e3779b1u + slot) % XVM_GUEST_BUCKETS];
+}
+
+static struct xvm_guest_ep *find(const struct xvm_guest *g, uint32_t client, uint32_t slot,
+				 uint32_t gen)
+{
+	struct xvm_guest_ep *ep = *bucket(g, client, slot);
+
+	while (ep && (ep->client != client || ep->slot != slot || ep->gen != gen))
+		ep = ep->hash_next;
+	return ep;
+}
+
+static uint32_t name_of(const struct xvm_arena_ref *a)
+{
+	return (uint32_t)a->serial;
+}
+
+int xvm_guest_eps_init(struct xvm_guest *g)
+{
+	xvm_list_init(&g->eps);
+	g->ep = calloc(XVM_GUEST_BUCKETS, sizeof(struct xvm_guest_ep *));
+	return g->ep ? 0 : -ENOMEM;
+}
+
+static void forget(struct xvm_guest_ep *ep)
+{
+	struct xvm_guest_ep **b = bucket(ep->g, ep->client, ep->slot);
+
+	while (*b != ep)
+		b = &(*b)->hash_next;
+	*b = ep->hash_next;
+	xvm_list_del(&ep->in_guest);
+	free(ep);
+}
+
+/* Nobody of another kernel has to do with its piece. */
+static void finish(struct xvm_guest_ep *ep)
+{
+	/* Else it is in the stock of its processes again, if there are any. */
+	if (ep->closed)
+		xvm_lease_return(ep->piece);
+	xvm_lease_drop(ep->piece);
+	forget(ep);
+}
+
+void xvm_guest_eps_exit(struct xvm_guest *g)
+{
+	uint32_t i;
+
+	while (g->ep && !xvm_list_empty(&g->eps))
+		forget(ep_of(g->eps.next));
+	free(g->ep);
+	g->ep = NULL;
+	for (i = 0; i < XVM_REGION_VECTORS_MAX; i++)
+		if (g->vector[i] >= 0)
+			close(g->vector[i]);
+}
+
+/* ---- letters about an endpoint ---------------------------------------- */
+
+static void say(const struct xvm_guest_ep *ep, uint32_t type)
+{
+	struct xvm_letter l = {
+		.type = type, .client = ep->client, .slot = ep->slot, .gen = ep->gen};
+
+	xvm_guest_send(ep->g, &l);
+}
+
+static void say_offer(const struct xvm_guest_ep *ep, const struct xvm_facts *f, uint32_t role)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_OFFER,
+			       .client = ep->client,
+			       .slot = ep->slot,
+			       .gen = ep->gen,
+			       .lport = f->lport,
+			       .rport = f->rport,
+			       .role = role,
+			       .cookie = f->cookie,
+			       .acked = f->acked,
+			       .received = f->received,
+			       .outq = f->outq,
+			       .len = ep->piece->len};
+
+	memcpy(l.laddr, f->laddr, 16);
+	memcpy(l.raddr, f->raddr, 16);
+	l.off = ep->piece->off - xvm_region_arena(&ep->g->region, ep->g->self);
+	xvm_guest_send(ep->g, &l);
+}
+
+static void ask_fence(struct xvm_guest *g)
+{
+	if (g->fence_asked || !g->up)
+		return;
+	g->fence_asked = g->fence;
+	xvm_guest_hello(g);
+}
+
+static void withdraw(struct xvm_guest_ep *ep)
+{
+	ep->state = WITHDRAWN;
+	ep->fence = ++ep->g->fence;
+	say(ep, XVM_LETTER_WITHDRAW);
+	ask_fence(ep->g);
+}
+
+static void unpair(struct xvm_guest_ep *ep)
+{
+	ep->state = ENDING;
+	say(ep, XVM_LETTER_UNPAIR);
+}
+
+void xvm_guest_fenced(struct xvm_guest *g)
+{
+	uint64_t upto = g->fence_asked;
+	struct xvm_list *n, *t;
+	bool more = false;
+
+	g->fence_asked = 0;
+	for (XVM_EACH(n, t, &g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		if (ep->state != WITHDRAWN)
+			continue;
+		if (ep->fence <= upto)
+			finish(ep);
+		else
+			more = true;
+	}
+	if (more)
+		ask_fence(g);
+}
+
+/* It is over for its processes, or they have gone. */
+static void close_ep(struct xvm_guest_ep *ep)
+{
+	ep->closed = true;
+	if (ep->state == OFFERED) {
+		withdraw(ep);
+	} else if (ep->state == PAIRED && ep->orphan) {
+		ep->state = OVER;
+		if (ep->g->up)
+			finish(ep);
+	} else if (ep->state == PAIRED) {
+		unpair(ep);
+	}
+}
+
+/* ---- pieces and vectors ----------------------------------------------- */
+
+static struct xvm_guest *region_of(struct xvm_conn *c, uint32_t index)
+{
+	if (index < c->d->guests.n && c->regions & 1u << index)
+		return c->d->guests.g[index];
+	xvm_conn_nonsense(c, "a region that it was not given");
+	return NULL;
+}
+
+/* Its own interrupt, with the first piece: most programs never need one, and there are few. */
+static void give_vector(struct xvm_guest *g, struct xvm_conn *c)
+{
+	struct xvm_msg m = {.type = XVM_MSG_VECTOR, .region = g->index};
+	uint32_t v = XVM_VECTOR_MAIL + 1;
+
+	if (c->vectors & 1u << g->index)
+		return;
+	while (v < g->dev.vectors && g->vector_of[v])
+		v++;
+	if (v >= g->dev.vectors || v >= g->region.vectors || !xvm_conn_charge(c, 1))
+		return;
+	g->vector[v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (g->vector[v] < 0 || xvm_ivshmem_vector(&g->dev, v, g->vector[v])) {
+		if (g->vector[v] >= 0)
+			close(g->vector[v]);
+		g->vector[v] = -1;
+		xvm_conn_release(c, 1);
+		return;
+	}
+	g->vector_of[v] = c;
+	c->vectors |= 1u << g->index;
+	m.arg = v;
+	xvm_conn_send(c, &m, &g->vector[v], 1);
+}
+
+static void take_vector(struct xvm_guest *g, struct xvm_conn *c)
+{
+	uint32_t v;
+
+	for (v = 0; v < XVM_REGION_VECTORS_MAX; v++) {
+		if (g->vector_of[v] != c)
+			continue;
+		xvm_ivshmem_vector(&g->dev, v, -1);
+		close(g->vector[v]);
+		g->vector[v] = -1;
+		g->vector_of[v] = NULL;
+		xvm_conn_release(c, 1);
+	}
+}
+
+/* Nobody but root and our own user may have more than half of it all. */
+static bool may_have(const struct xvm_guest *g, const struct xvm_user *u, uint64_t len)
+{
+	uint64_t all = g->book.end - g->book.first, has = 0;
+	struct xvm_list *n, *t;
+
+	if (u->trusted)
+		return true;
+	for (XVM_EACH(n, t, &g->book.pieces)) {
+		const struct xvm_piece *p = xvm_container(n, struct xvm_piece, in_book);
+		const struct xvm_arena_ref *a = p->owner;
+
+		if (a && a->user == u)
+			has += p->len;
+	}
+	return len <= all / 2 && has <= all / 2 - len;
+}
+
+static bool len_ok(uint64_t len)
+{
+	uint64_t ring = len - XVM_HALF_CTL;
+
+	return len >= XVM_HALF_CTL + XVM_RING_MIN && ring <= XVM_RING_MAX && !(ring & (ring - 1));
+}
+
+void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m)
+{
+	struct xvm_guest *g = region_of(c, m->region);
+	struct xvm_msg r = {.type = XVM_MSG_PIECE, .region = m->region};
+	struct xvm_piece *p = NULL;
+
+	if (!g)
+		return;
+	if (!len_ok(m->len)) {
+		xvm_conn_nonsense(c, "a piece of no such length");
+		return;
+	}
+	if (g->up) {
+		give_vector(g, c);
+		if (may_have(g, c->arena->user, m->len))
+			p = xvm_lease_take(&g->book, m->len, c->arena);
+	}
+	if (p) {
+		xvm_list_add(&c->arena->pieces, &p->in_owner);
+		/* What another endpoint left there is not to be taken for this one's. */
+		memset(g->region.map + p->off, 0, XVM_HALF_CTL);
+		r.off = p->off;
+		r.len = p->len;
+	}
+	xvm_conn_send(c, &r, NULL, 0);
+}
+
+/* The piece that is in c's stock there: its own, and no endpoint's. */
+static struct xvm_piece *stock(const struct xvm_guest *g, const struct xvm_conn *c, uint64_t off,
+			       uint64_t len)
+{
+	struct xvm_piece *p = xvm_lease_find(&g->book, off);
+
+	return p && p->owner == c->arena && p->refs == 1 && p->len == len ? p : NULL;
+}
+
+/* ---- offers ----------------------------------------------------------- */
+
+/* The MAC that we talk to must be the one that lives there: an address may have been taken over by
+ * somebody that the host does not know of. */
+static bool right_neighbour(const struct xvm_guest *g, const struct xvm_facts *f, uint32_t peer)
+{
+	static const uint8_t none[6];
+	const struct xvm_residency *r = &g->d->residency;
+	const struct xvm_res_addr *a;
+	const struct xvm_nl_neigh *n;
+
+	if (xvm_residency_find(r, NULL, f->raddr, &a) != 1 || a->ns->peer != peer)
+		return false;
+	n = xvm_netlink_neigh(&g->d->netns, f->raddr, NULL);
+	/* Reached by a router, or from another namespace: then it is not ours to know. */
+	return !n || !memcmp(a->mac, none, 6) || !memcmp(a->mac, n->mac, 6);
+}
+
+static uint32_t judge(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_facts *f)
+{
+	struct xvm_where where;
+	uint32_t reason;
+
+	if (!g->up || g->broken)
+		return XVM_R_NO_DAEMON;
+	reason = xvm_residency_peer(&g->d->residency, f, &where);
+	if (reason)
+		return reason;
+	if (xvm_guests_of_serial(g->d, where.vm) != g || !right_neighbour(g, f, where.vm & 0xff))
+		return XVM_R_NOT_RESIDENT;
+	if (!xvm_conf_allows(g->d->conf, c->uid, c->exe, f->laddr, f->lport))
+		return XVM_R_RULE;
+	return XVM_R_NONE;
+}
+
+/* The slot is used anew, so whatever we knew of its last use is over. */
+static void end_older(struct xvm_guest *g, uint32_t client, uint32_t slot)
+{
+	struct xvm_guest_ep *ep = *bucket(g, client, slot), *next;
+
+	for (; ep; ep = next) {
+		next = ep->hash_next;
+		if (ep->client == client && ep->slot == slot)
+			close_ep(ep);
+	}
+}
+
+uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f)
+{
+	struct xvm_guest *g = region_of(c, m->region);
+	struct xvm_guest_ep *ep, **b;
+	struct xvm_piece *p;
+	uint32_t reason;
+
+	if (!g)
+		return XVM_R_NONE; /* it is dropped */
+	p = stock(g, c, m->off, m->len);
+	if (!p) {
+		xvm_conn_nonsense(c, "a piece that is not in its stock");
+		return XVM_R_NONE;
+	}
+	reason = judge(g, c, f);
+	if (reason)
+		return reason;
+	end_older(g, name_of(c->arena), m->slot);
+	/* With the same name as before, it could not be told what is about which. */
+	if (find(g, name_of(c->arena), m->slot, m->gen))
+		return XVM_R_LIMIT;
+	ep = calloc(1, sizeof(*ep));
+	if (!ep)
+		return XVM_R_NO_MEMORY;
+	ep->g = g;
+	ep->arena = c->arena;
+	ep->conn = c;
+	ep->client = name_of(c->arena);
+	ep->slot = m->slot;
+	ep->gen = m->gen;
+	ep->cookie = f->cookie;
+	ep->piece = p;
+	ep->state = OFFERED;
+	xvm_lease_hold(p);
+	b = bucket(g, ep->client, ep->slot);
+	ep->hash_next = *b;
+	*b = ep;
+	xvm_list_add(&g->eps, &ep->in_guest);
+	say_offer(ep, f, m->arg);
+	return XVM_R_NONE;
+}
+
+void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen)
+{
+	struct xvm_guest_ep *ep;
+	uint32_t i;
+
+	for (i = 0; i < c->d->guests.n; i++) {
+		ep = c->d->guests.g[i]->opened
+			     ? find(c->d->guests.g[i], name_of(c->arena), slot, gen)
+			     : NULL;
+		if (ep)
+			close_ep(ep);
+	}
+}
+
+void xvm_guest_conn_gone(struct xvm_conn *c)
+{
+	struct xvm_list *n, *t;
+	uint32_t i;
+
+	for (i = 0; i < c->d->guests.n; i++) {
+		struct xvm_guest *g = c->d->guests.g[i];
+
+		take_vector(g, c);
+		for (XVM_EACH(n, t, &g->eps)) {
+			struct xvm_guest_ep *ep = ep_of(n);
+
+			if (ep->conn != c)
+				continue;
+			ep->conn = NULL;
+			/* Forks of it may have the half, but nobody would hear of a pair. */
+			if (ep->state == OFFERED)
+				withdraw(ep);
+		}
+	}
+}
+
+void xvm_guest_arena_gone(struct xvm_arena_ref *a)
+{
+	struct xvm_list *n, *t;
+	uint32_t i;
+
+	for (i = 0; i < a->d->guests.n; i++)
+		for (XVM_EACH(n, t, &a->d->guests.g[i]->eps)) {
+			struct xvm_guest_ep *ep = ep_of(n);
+
+			if (ep->arena != a)
+				continue;
+			ep->arena = NULL;
+			close_ep(ep);
+		}
+	for (XVM_EACH(n, t, &a->pieces))
+		xvm_lease_return(xvm_container(n, struct xvm_piece, in_owner));
+}
+
+bool xvm_guest_paired(const struct xvm_daemon *d, const struct xvm_arena_ref *a, uint32_t slot,
+		      uint32_t gen)
+{
+	struct xvm_guest_ep *ep;
+	uint32_t i;
+
+	for (i = 0; i < d->guests.n; i++) {
+		ep = find(d->guests.g[i], name_of(a), slot, gen);
+		if (ep && ep->state == PAIRED)
+			return true;
+	}
+	return false;
+}
+
+/* ---- what the host says ----------------------------------------------- */
+
+static void paired(struct xvm_guest *g, struct xvm_guest_ep *ep, const struct xvm_letter *l)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PAIRED,
+			    .slot = l->slot,
+			    .gen = l->gen,
+			    .arg = l->role,
+			    .arg2 = l->peer,
+			    .arg64 = l->flags,
+			    .region = g->index,
+			    .off = xvm_region_arena(&g->region, l->peer) + l->off,
+			    .len = l->len};
+	struct xvm_letter no = {
+		.type = XVM_LETTER_UNPAIR, .client = l->client, .slot = l->slot, .gen = l->gen};
+
+	static_assert(XVM_VM_DOORBELL == XVM_LETTER_F_DOORBELL &&
+			      XVM_VM_INTERRUPTS == XVM_LETTER_F_INTERRUPTS,
+		      "handed on as they are");
+	if (!ep || (ep->state != OFFERED && ep->state != WITHDRAWN)) {
+		/* A pair that we know nothing of must not keep the other's half for ever; one that
+		 * we know of is not made twice. */
+		if (!ep)
+			xvm_guest_send(g, &no);
+		return;
+	}
+	if (ep->state == WITHDRAWN) {
+		unpair(ep);
+		return;
+	}
+	ep->state = PAIRED;
+	ep->peer = l->peer;
+	ep->peer_gen = l->peer_gen;
+	g->d->n.pairs++;
+	xvm_conn_send(ep->conn, &m, NULL, 0);
+}
+
+static void refuse(struct xvm_guest_ep *ep, uint32_t reason)
+{
+	struct xvm_msg m = {.type = XVM_MSG_REFUSED,
+			    .slot = ep->slot,
+			    .gen = ep->gen,
+			    .arg = reason,
+			    .region = ep->g->index,
+			    .off = ep->piece->off,
+			    .len = ep->piece->len};
+
+	ep->g->d->n.refused++;
+	if (ep->conn)
+		xvm_conn_send(ep->conn, &m, NULL, 0);
+	finish(ep);
+}
+
+static void refused(struct xvm_guest_ep *ep, uint32_t reason)
+{
+	if (ep->state == OFFERED)
+		refuse(ep, reason);
+	else if (ep->state == WITHDRAWN)
+		finish(ep);
+}
+
+/* ---- the dead --------------------------------------------------------- */
+
+static void say_dead(const struct xvm_guest_ep *ep)
+{
+	struct xvm_list *n, *t;
+
+	/* To all that may hold it: whoever has the socket drops what it has mapped. */
+	for (XVM_EACH(n, t, &ep->arena->conns))
+		xvm_conn_say(xvm_container(n, struct xvm_conn, in_arena), XVM_MSG_PEER_DEAD,
+			     ep->slot, ep->gen, 0);
+}
+
+/* Where the process that used it last says that it is. */
+static bool reset_there(const struct xvm_guest_ep *ep)
+{
+	struct xvm_list *n, *t;
+	struct xvm_shm_ep shm;
+
+	if (xvm_arenas_read(ep->arena, ep->slot, 1, &shm) != 1)
+		return false;
+	for (XVM_EACH(n, t, &ep->arena->conns)) {
+		struct xvm_conn *c = xvm_container(n, struct xvm_conn, in_arena);
+
+		if (c->own_pid == shm.pid)
+			return xvm_reset_at(c->pid, shm.fd, ep->cookie);
+	}
+	return false;
+}
+
+/* Those that were not where they should be: looked for in all processes that share the arena. */
+static void reset_anywhere(const struct xvm_arena_ref *a, struct xvm_reset *r, size_t n)
+{
+	struct xvm_list *l, *t;
+	size_t i, left = n;
+
+	qsort(r, n, sizeof(*r), xvm_reset_order);
+	for (XVM_EACH(l, t, &a->conns)) {
+		if (!left)
+			return;
+		xvm_reset_in(xvm_container(l, struct xvm_conn, in_arena)->pid, r, n);
+		for (left = 0, i = 0; i < n; i++)
+			left += !r[i].done;
+	}
+	if (left)
+		xvm_log(LOG_INFO, "%zu sockets of dead VMs were not found", left);
+}
+
+/* n marks of endpoints whose sockets are still to be found, of one arena after the other. */
+static void reset_rest(struct xvm_guest_ep **ep, size_t n)
+{
+	struct xvm_reset *r = calloc(n, sizeof(*r));
+	size_t i, k, first;
+
+	for (first = 0; r && first < n; first++) {
+		const struct xvm_arena_ref *a = ep[first] ? ep[first]->arena : NULL;
+
+		if (!a)
+			continue;
+		for (i = first, k = 0; i < n; i++)
+			if (ep[i] && ep[i]->arena == a) {
+				r[k++] = (struct xvm_reset){.cookie = ep[i]->cookie};
+				ep[i] = NULL;
+			}
+		reset_anywhere(a, r, k);
+	}
+	free(r);
+}
+
+/* peer < 0: all. */
+static void dead(struct xvm_guest *g, int peer, uint32_t gen)
+{
+	struct xvm_guest_ep **rest = NULL;
+	struct xvm_list *n, *t;
+	size_t count = 0, left = 0;
+
+	for (XVM_EACH(n, t, &g->eps))
+		count++;
+	rest = calloc(count + 1, sizeof(struct xvm_guest_ep *));
+	for (XVM_EACH(n, t, &g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		if (ep->state != PAIRED || !ep->arena ||
+		    (peer >= 0 && (ep->peer != (uint32_t)peer || ep->peer_gen != gen)))
+			continue;
+		if (!ep->dead) {
+			ep->dead = true;
+			say_dead(ep);
+			if (!reset_there(ep) && rest)
+				rest[left++] = ep;
+		}
+		ep->orphan = ep->orphan || peer < 0;
+	}
+	if (left)
+		reset_rest(rest, left);
+	free(rest);
+}
+
+void xvm_guest_eps_run_over(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+
+	g->fence_asked = 0;
+	dead(g, -1, 0);
+	for (XVM_EACH(n, t, &g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		if (ep->state == OFFERED)
+			refuse(ep, XVM_R_NO_DAEMON);
+		else if (ep->state != PAIRED)
+			ep->state = OVER;
+	}
+}
+
+void xvm_guest_eps_welcome(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &g->eps))
+		if (ep_of(n)->state == OVER)
+			finish(ep_of(n));
+}
+
+void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l)
+{
+	struct xvm_guest_ep *ep = find(g, l->client, l->slot, l->gen);
+
+	switch (l->type) {
+	case XVM_LETTER_PAIRED:
+		paired(g, ep, l);
+		break;
+	case XVM_LETTER_REFUSED:
+		if (ep)
+			refused(ep, l->arg);
+		break;
+	case XVM_LETTER_FREED:
+		if (ep && ep->state == ENDING)
+			finish(ep);
+		break;
+	case XVM_LETTER_GONE:
+		dead(g, l->peer, l->peer_gen);
+		break;
+	}
+}

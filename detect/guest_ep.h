@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The endpoints of this guest's processes whose other ends are in other VMs or on the host. Their
+ * halves are pieces of our arena (lease.h), and go back into stock when nobody reads them.
+ */
+#ifndef XVM_DETECT_GUEST_EP_H
+#define XVM_DETECT_GUEST_EP_H
+
+#include "detect/guest.h"
+#include "detect/pairing.h"
+
+int xvm_guest_eps_init(struct xvm_guest *g);
+void xvm_guest_eps_exit(struct xvm_guest *g);
+
+/* From programs. */
+void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m);
+/* An offer with a piece. XVM_R_NONE, or why it is refused: the piece is then in stock again. */
+uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f);
+/* The offer is void, or the paired endpoint closed. */
+void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen);
+void xvm_guest_conn_gone(struct xvm_conn *c);
+void xvm_guest_arena_gone(struct xvm_arena_ref *a);
+
+/* From the host. */
+void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l);
+void xvm_guest_fenced(struct xvm_guest *g);
+/* The run is over, and a new one is welcome: nobody reads what the last has left. */
+void xvm_guest_eps_run_over(struct xvm_guest *g);
+void xvm_guest_eps_welcome(struct xvm_guest *g);
+
+/* Is it paired with an endpoint of another kernel? */
+bool xvm_guest_paired(const struct xvm_daemon *d, const struct xvm_arena_ref *a, uint32_t slot,
+		      uint32_t gen);
+
+#endif
