@@ -129,7 +129,8 @@ static void send_row(struct xvm_conn *tool, const struct xvm_arena_ref *a, struc
 	if (ep->state == XVM_EP_PAIRED) {
 		r->tx_path = ep->tx_epoch & 1;
 		r->rx_path = ep->rx_epoch & 1;
-		r->medium = 1;
+		r->medium =
+			(uint8_t)(ep->medium < XVM_MEDIUM_REGION ? ep->medium : XVM_MEDIUM_REGION);
 	}
 	r->tx_ring = ep->n_tx_ring;
 	r->rx_ring = ep->n_rx_ring;
