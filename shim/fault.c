@@ -122,11 +122,12 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
 }
 
 #define PAGE 4096ul
-#define KNOWN 4
+#define KNOWN_BITS 4
 
 bool xvm_user_there(const void *p, size_t n)
 {
-	static _Thread_local uintptr_t known[KNOWN] __attribute__((tls_model("initial-exec")));
+	static _Thread_local uintptr_t known[1 << KNOWN_BITS]
+		__attribute__((tls_model("initial-exec")));
 	uintptr_t page = (uintptr_t)p & -PAGE, end = (uintptr_t)p + n;
 
 	if (atomic_load_explicit(&installed, memory_order_relaxed))
@@ -136,7 +137,7 @@ bool xvm_user_there(const void *p, size_t n)
 	if (end < page)
 		return false;
 	for (; page < end; page += PAGE) {
-		uintptr_t *k = &known[page / PAGE % KNOWN];
+		uintptr_t *k = &known[page / PAGE * 0x9e3779b97f4a7c15 >> (64 - KNOWN_BITS)];
 
 		if (*k == page && page)
 			continue;
