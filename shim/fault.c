@@ -16,6 +16,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include "shim/process.h"
@@ -121,14 +122,15 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
 		by_default(sig, si, ctx);
 }
 
-#define PAGE 4096ul
 #define KNOWN_BITS 4
 
 bool xvm_user_there(const void *p, size_t n)
 {
 	static _Thread_local uintptr_t known[1 << KNOWN_BITS]
 		__attribute__((tls_model("initial-exec")));
-	uintptr_t page = (uintptr_t)p & -PAGE, end = (uintptr_t)p + n;
+	uintptr_t size = (uintptr_t)getpagesize();
+	uintptr_t page = (uintptr_t)p & -size, end = (uintptr_t)p + n;
+	long r;
 
 	if (atomic_load_explicit(&installed, memory_order_relaxed))
 		return xvm_user_readable(p, n) == 0;
@@ -136,13 +138,14 @@ bool xvm_user_there(const void *p, size_t n)
 		return true;
 	if (end < page)
 		return false;
-	for (; page < end; page += PAGE) {
-		uintptr_t *k = &known[page / PAGE * 0x9e3779b97f4a7c15 >> (64 - KNOWN_BITS)];
+	for (; page < end; page += size) {
+		uintptr_t *k = &known[page / 4096 * 0x9e3779b97f4a7c15 >> (64 - KNOWN_BITS)];
 
 		if (*k == page && page)
 			continue;
-		/* It reads the set, and then finds that there is nothing of that kind to do. */
-		if (xvm_sys(SYS_rt_sigprocmask, -1, page, NULL, 8) == -EFAULT)
+		/* It faults the page in, as our reading it would. Other errors are a sandbox's. */
+		r = xvm_sys(SYS_madvise, page, size, MADV_POPULATE_READ);
+		if (r == -ENOMEM || r == -EFAULT || r == -EINVAL)
 			return false;
 		*k = page;
 	}
