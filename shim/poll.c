@@ -28,7 +28,8 @@ static unsigned count(const struct pollfd *fds, nfds_t n)
 	return xvm_wait_count(fds, n);
 }
 
-static bool poll_ours(struct pollfd *fds, nfds_t n, int timeout, int *r)
+static inline __attribute__((always_inline)) bool poll_ours(struct pollfd *fds, nfds_t n,
+							    int timeout, int *r)
 {
 	unsigned tracked;
 
