@@ -10,7 +10,6 @@
 #include "detect/arenas.h"
 #include "detect/daemon.h"
 #include "detect/fd.h"
-#include "detect/guest_ep.h"
 #include "detect/pairs.h"
 #include "detect/table.h"
 
@@ -107,8 +106,7 @@ static struct xvm_conn *user_of(const struct xvm_arena_ref *a, int32_t pid)
 }
 
 /* The order of looks for a row whose fields change meanwhile does not matter: it is a snapshot. */
-static void send_row(struct xvm_conn *tool, const struct xvm_arena_ref *a, uint32_t slot,
-		     struct xvm_shm_ep *ep)
+static void send_row(struct xvm_conn *tool, const struct xvm_arena_ref *a, struct xvm_shm_ep *ep)
 {
 	struct xvm_conn *c = user_of(a, ep->pid);
 	struct xvm_msg m = {.type = XVM_MSG_SS_ROW};
@@ -131,7 +129,8 @@ static void send_row(struct xvm_conn *tool, const struct xvm_arena_ref *a, uint3
 	if (ep->state == XVM_EP_PAIRED) {
 		r->tx_path = ep->tx_epoch & 1;
 		r->rx_path = ep->rx_epoch & 1;
-		r->medium = xvm_guest_paired(tool->d, a, slot, ep->gen) ? 2 : 1;
+		r->medium =
+			(uint8_t)(ep->medium < XVM_MEDIUM_REGION ? ep->medium : XVM_MEDIUM_REGION);
 	}
 	r->tx_ring = ep->n_tx_ring;
 	r->rx_ring = ep->n_rx_ring;
@@ -182,10 +181,10 @@ void xvm_answer_go_on(struct xvm_conn *c)
 			w->slot = 0;
 			continue;
 		}
+		w->slot += n;
 		for (i = 0; i < n; i++)
 			if (ep[i].state != XVM_EP_FREE)
-				send_row(c, a, w->slot + i, &ep[i]);
-		w->slot += n;
+				send_row(c, a, &ep[i]);
 	}
 }
 

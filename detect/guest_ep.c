@@ -2,11 +2,14 @@
 /*
  * The life of an endpoint's piece:
  *
- *             offer           PAIRED            closed            FREED
- *   stock ----------> OFFERED ------> PAIRED ----------> ENDING ---------> stock
- *     ^                | | withdrawn                       ^
- *     |  REFUSED       | +-------> WITHDRAWN --------------+  PAIRED was on its way
- *     +----------------+                +--> stock: nothing was on its way
+ *             offer           PAIRED           closed          FREED
+ *   stock ----------> OFFERED ------> PAIRED ---------> ENDING -------> free
+ *                      | | withdrawn                      ^
+ *            REFUSED   | +-------> WITHDRAWN -------------+  PAIRED was on its way
+ *             free <---+               +--> free: nothing was on its way
+ *
+ * A process writes into the half of an offer only before it offers it and once it is paired, so
+ * when it is refused the piece can be lent to another at once.
  *
  * Nobody answers a WITHDRAW. But letters are read in order, and a hello of the run that is welcome
  * already is answered: whatever was on its way to us when the host read the withdrawal is there
@@ -48,7 +51,6 @@ struct xvm_guest_ep {
 	uint64_t fence; /* of its withdrawal */
 	bool dead;	/* so is the other end's VM, or the run: its processes are to reset it */
 	bool orphan;	/* of a run that is over: nothing is owed to anybody */
-	bool closed;	/* its processes write to its half no more */
 };
 
 static struct xvm_guest_ep *ep_of(struct xvm_list *n)
@@ -101,9 +103,7 @@ static void forget(struct xvm_guest_ep *ep)
 /* Nobody of another kernel has to do with its piece. */
 static void finish(struct xvm_guest_ep *ep)
 {
-	/* Else it is in the stock of its processes again, if there are any. */
-	if (ep->closed)
-		xvm_lease_return(ep->piece);
+	xvm_lease_return(ep->piece);
 	xvm_lease_drop(ep->piece);
 	forget(ep);
 }
@@ -198,7 +198,6 @@ void xvm_guest_fenced(struct xvm_guest *g)
 /* It is over for its processes, or they have gone. */
 static void close_ep(struct xvm_guest_ep *ep)
 {
-	ep->closed = true;
 	if (ep->state == OFFERED) {
 		withdraw(ep);
 	} else if (ep->state == PAIRED && ep->orphan) {
@@ -369,21 +368,12 @@ static void end_older(struct xvm_guest *g, uint32_t client, uint32_t slot)
 	}
 }
 
-uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f)
+static uint32_t make(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_msg *m,
+		     const struct xvm_facts *f, struct xvm_piece *p)
 {
-	struct xvm_guest *g = region_of(c, m->region);
 	struct xvm_guest_ep *ep, **b;
-	struct xvm_piece *p;
-	uint32_t reason;
+	uint32_t reason = judge(g, c, f);
 
-	if (!g)
-		return XVM_R_NONE; /* it is dropped */
-	p = stock(g, c, m->off, m->len);
-	if (!p) {
-		xvm_conn_nonsense(c, "a piece that is not in its stock");
-		return XVM_R_NONE;
-	}
-	reason = judge(g, c, f);
 	if (reason)
 		return reason;
 	end_older(g, name_of(c->arena), m->slot);
@@ -409,6 +399,26 @@ uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const stru
 	xvm_list_add(&g->eps, &ep->in_guest);
 	say_offer(ep, f, m->arg);
 	return XVM_R_NONE;
+}
+
+uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,
+			 uint32_t reason)
+{
+	struct xvm_guest *g = region_of(c, m->region);
+	struct xvm_piece *p;
+
+	if (!g)
+		return XVM_R_NONE; /* it is dropped */
+	p = stock(g, c, m->off, m->len);
+	if (!p) {
+		xvm_conn_nonsense(c, "a piece that is not in its stock");
+		return XVM_R_NONE;
+	}
+	if (!reason)
+		reason = make(g, c, m, f, p);
+	if (reason)
+		xvm_lease_return(p);
+	return reason;
 }
 
 void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen)
@@ -440,7 +450,7 @@ void xvm_guest_conn_gone(struct xvm_conn *c)
 			if (ep->conn != c)
 				continue;
 			ep->conn = NULL;
-			/* Forks of it may have the half, but nobody would hear of a pair. */
+			/* Forks of it may have the socket, but would not hear of a pair. */
 			if (ep->state == OFFERED)
 				withdraw(ep);
 		}
@@ -463,20 +473,6 @@ void xvm_guest_arena_gone(struct xvm_arena_ref *a)
 		}
 	for (XVM_EACH(n, t, &a->pieces))
 		xvm_lease_return(xvm_container(n, struct xvm_piece, in_owner));
-}
-
-bool xvm_guest_paired(const struct xvm_daemon *d, const struct xvm_arena_ref *a, uint32_t slot,
-		      uint32_t gen)
-{
-	struct xvm_guest_ep *ep;
-	uint32_t i;
-
-	for (i = 0; i < d->guests.n; i++) {
-		ep = find(d->guests.g[i], name_of(a), slot, gen);
-		if (ep && ep->state == PAIRED)
-			return true;
-	}
-	return false;
 }
 
 /* ---- what the host says ----------------------------------------------- */
@@ -516,28 +512,23 @@ static void paired(struct xvm_guest *g, struct xvm_guest_ep *ep, const struct xv
 	xvm_conn_send(ep->conn, &m, NULL, 0);
 }
 
-static void refuse(struct xvm_guest_ep *ep, uint32_t reason)
+static void say_refused(struct xvm_guest_ep *ep, uint32_t reason)
 {
-	struct xvm_msg m = {.type = XVM_MSG_REFUSED,
-			    .slot = ep->slot,
-			    .gen = ep->gen,
-			    .arg = reason,
-			    .region = ep->g->index,
-			    .off = ep->piece->off,
-			    .len = ep->piece->len};
+	struct xvm_msg m = {
+		.type = XVM_MSG_REFUSED, .slot = ep->slot, .gen = ep->gen, .arg = reason};
 
 	ep->g->d->n.refused++;
 	if (ep->conn)
 		xvm_conn_send(ep->conn, &m, NULL, 0);
-	finish(ep);
 }
 
 static void refused(struct xvm_guest_ep *ep, uint32_t reason)
 {
+	if (ep->state != OFFERED && ep->state != WITHDRAWN)
+		return;
 	if (ep->state == OFFERED)
-		refuse(ep, reason);
-	else if (ep->state == WITHDRAWN)
-		finish(ep);
+		say_refused(ep, reason);
+	finish(ep);
 }
 
 /* ---- the dead --------------------------------------------------------- */
@@ -647,8 +638,9 @@ void xvm_guest_eps_run_over(struct xvm_guest *g)
 		struct xvm_guest_ep *ep = ep_of(n);
 
 		if (ep->state == OFFERED)
-			refuse(ep, XVM_R_NO_DAEMON);
-		else if (ep->state != PAIRED)
+			say_refused(ep, XVM_R_NO_DAEMON);
+		/* Its PAIRED may have been lost, and somebody reads it. */
+		if (ep->state != PAIRED)
 			ep->state = OVER;
 	}
 }

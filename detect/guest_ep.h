@@ -14,8 +14,10 @@ void xvm_guest_eps_exit(struct xvm_guest *g);
 
 /* From programs. */
 void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m);
-/* An offer with a piece. XVM_R_NONE, or why it is refused: the piece is then in stock again. */
-uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f);
+/* An offer with a piece, which is the program's no more. reason, if it is refused already;
+ * XVM_R_NONE, or why it is. */
+uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,
+			 uint32_t reason);
 /* The offer is void, or the paired endpoint closed. */
 void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen);
 void xvm_guest_conn_gone(struct xvm_conn *c);
@@ -27,9 +29,5 @@ void xvm_guest_fenced(struct xvm_guest *g);
 /* The run is over, and a new one is welcome: nobody reads what the last has left. */
 void xvm_guest_eps_run_over(struct xvm_guest *g);
 void xvm_guest_eps_welcome(struct xvm_guest *g);
-
-/* Is it paired with an endpoint of another kernel? */
-bool xvm_guest_paired(const struct xvm_daemon *d, const struct xvm_arena_ref *a, uint32_t slot,
-		      uint32_t gen);
 
 #endif

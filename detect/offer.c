@@ -288,21 +288,14 @@ static uint32_t look_at(struct xvm_conn *c, const struct xvm_msg *m, int *sock, 
 /* The half lies in memory that other kernels see. */
 static void offer_piece(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 {
-	struct xvm_msg no = {.type = XVM_MSG_REFUSED,
-			     .slot = m->slot,
-			     .gen = m->gen,
-			     .region = m->region,
-			     .off = m->off,
-			     .len = m->len};
+	uint32_t reason = XVM_R_LIMIT; /* the descriptor was lost */
 	struct xvm_facts f;
 
-	no.arg = look_at(c, m, &fds[0], &f);
-	if (!no.arg)
-		no.arg = xvm_guest_offer(c, m, &f);
-	if (!no.arg)
-		return;
-	c->d->n.refused++;
-	xvm_conn_send(c, &no, NULL, 0);
+	if (m->nfds == 1)
+		reason = look_at(c, m, &fds[0], &f);
+	reason = xvm_guest_offer(c, m, &f, reason);
+	if (reason)
+		refuse(c, m->slot, m->gen, reason);
 }
 
 void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
@@ -315,11 +308,11 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		return;
 	}
 	c->d->n.offers++;
-	/* Descriptors are lost on the way when our own table is full. */
-	if (m->len && m->nfds == 1) {
+	if (m->len) {
 		offer_piece(c, m, fds);
 		return;
 	}
+	/* Descriptors are lost on the way when our own table is full. */
 	if (m->nfds != 2) {
 		refuse(c, m->slot, m->gen, XVM_R_LIMIT);
 		return;

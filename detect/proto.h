@@ -50,8 +50,10 @@ enum xvm_msg_type {
 			     fds: what to map */
 	XVM_MSG_DOORBELL, /* region, off, len: likewise the device's registers */
 	XVM_MSG_VECTOR,	  /* region, arg = a vector that is this process's alone; fds: eventfd */
-	XVM_MSG_PIECE,	  /* region, off, len: memory for one half; len = 0: there is no more */
-	XVM_MSG_PEER_DEAD, /* slot, gen: the other end's VM has died: ECONNRESET */
+	XVM_MSG_PEER_VECTOR, /* region, arg = vector, arg2 = number of a VM; fds: eventfd that rings
+				it. On the host only, where there is no doorbell */
+	XVM_MSG_PIECE,	     /* region, off, len: memory for one half; len = 0: there is no more */
+	XVM_MSG_PEER_DEAD,   /* slot, gen: the other end's VM has died: ECONNRESET */
 
 	/* tool to xvmd, and the answers */
 	XVM_MSG_SS = 64,   /* answers: one XVM_MSG_SS_ROW a connection, then XVM_MSG_END */

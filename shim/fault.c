@@ -16,6 +16,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include "shim/process.h"
@@ -44,7 +45,8 @@ uint8_t xvm_user_avx; /* fault_copy.S may use AVX */
 #define W_HANDLER (W_RESTORER - 1)
 
 static _Atomic uint64_t app[2]; /* SIGSEGV, SIGBUS */
-static _Atomic int installed;
+_Atomic int xvm_fault_installed;
+_Thread_local uintptr_t xvm_user_known[XVM_USER_KNOWN];
 static struct xvm_shm_lock lock; /* held with all signals blocked */
 
 static _Atomic uint64_t *word_of(int sig)
@@ -121,36 +123,34 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
 		by_default(sig, si, ctx);
 }
 
-#define PAGE 4096ul
-#define KNOWN 4
-
-bool xvm_user_there(const void *p, size_t n)
+bool xvm_user_there_slow(const void *p, size_t n)
 {
-	static _Thread_local uintptr_t known[KNOWN] __attribute__((tls_model("initial-exec")));
-	uintptr_t page = (uintptr_t)p & -PAGE, end = (uintptr_t)p + n;
+	uintptr_t size = (uintptr_t)getpagesize(), last = ((uintptr_t)p + n - 1) >> XVM_USER_PAGE;
+	long r;
 
-	if (atomic_load_explicit(&installed, memory_order_relaxed))
+	if (atomic_load_explicit(&xvm_fault_installed, memory_order_relaxed))
 		return xvm_user_readable(p, n) == 0;
 	if (n == 0 || xvm_conf.sandboxed)
 		return true;
-	if (end < page)
+	if (xvm_user_wild((uintptr_t)p, (uintptr_t)p + n))
 		return false;
-	for (; page < end; page += PAGE) {
-		uintptr_t *k = &known[page / PAGE % KNOWN];
+	for (uintptr_t page = (uintptr_t)p >> XVM_USER_PAGE; page <= last; page++) {
+		uintptr_t *known = &xvm_user_known[page % XVM_USER_KNOWN];
 
-		if (*k == page && page)
+		if (*known == ~page)
 			continue;
-		/* It reads the set, and then finds that there is nothing of that kind to do. */
-		if (xvm_sys(SYS_rt_sigprocmask, -1, page, NULL, 8) == -EFAULT)
+		/* It faults the page in, as our reading it would. Other errors are a sandbox's. */
+		r = xvm_sys(SYS_madvise, page << XVM_USER_PAGE & -size, size, MADV_POPULATE_READ);
+		if (r == -ENOMEM || r == -EFAULT || r == -EINVAL)
 			return false;
-		*k = page;
+		*known = ~page;
 	}
 	return true;
 }
 
 bool xvm_user_read_only(void *p, size_t n)
 {
-	return atomic_load_explicit(&installed, memory_order_relaxed) &&
+	return atomic_load_explicit(&xvm_fault_installed, memory_order_relaxed) &&
 	       xvm_user_writable(p, n) < 0;
 }
 
@@ -185,7 +185,8 @@ static void take(int sig)
 	struct sigaction k;
 	uint64_t w;
 
-	if (!atomic_load(&installed) || xvm_in_vfork() || REAL(sigaction)(sig, NULL, &k) < 0)
+	if (!atomic_load(&xvm_fault_installed) || xvm_in_vfork() ||
+	    REAL(sigaction)(sig, NULL, &k) < 0)
 		return;
 	if (k.sa_sigaction != on_fault) {
 		w = (uintptr_t)k.sa_sigaction & W_HANDLER;
@@ -228,13 +229,13 @@ void xvm_fault_install(void)
 {
 	struct held h;
 
-	if (atomic_load_explicit(&installed, memory_order_relaxed))
+	if (atomic_load_explicit(&xvm_fault_installed, memory_order_relaxed))
 		return;
 	hold(&h);
 #if defined(__x86_64__)
 	xvm_user_avx = __builtin_cpu_supports("avx2") != 0;
 #endif
-	if (!atomic_exchange(&installed, 1)) {
+	if (!atomic_exchange(&xvm_fault_installed, 1)) {
 		take(SIGSEGV);
 		take(SIGBUS);
 	}
@@ -243,7 +244,7 @@ void xvm_fault_install(void)
 
 static bool ignored(int sig)
 {
-	return atomic_load(&installed) &&
+	return atomic_load(&xvm_fault_installed) &&
 	       (atomic_load(word_of(sig)) & W_HANDLER) == (uintptr_t)SIG_IGN;
 }
 

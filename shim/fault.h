@@ -9,6 +9,7 @@
 #define XVM_SHIM_FAULT_H
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +24,24 @@ int xvm_user_writable(void *p, size_t n);
 
 /* The same at any time, before there is a handler too: then the kernel is asked, once for a page
  * that the thread uses again. */
-bool xvm_user_there(const void *p, size_t n);
+#define XVM_USER_KNOWN 16
+#define XVM_USER_PAGE 12 /* no machine has smaller ones */
+extern _Atomic int xvm_fault_installed __attribute__((visibility("hidden")));
+/* Of pages that are there, the complements of their numbers. */
+extern _Thread_local uintptr_t xvm_user_known[XVM_USER_KNOWN]
+	__attribute__((visibility("hidden"), tls_model("initial-exec")));
+bool xvm_user_there_slow(const void *p, size_t n);
+
+static inline bool xvm_user_there(const void *p, size_t n)
+{
+	uintptr_t page = (uintptr_t)p >> XVM_USER_PAGE;
+
+	if (!atomic_load_explicit(&xvm_fault_installed, memory_order_relaxed) &&
+	    xvm_user_known[page % XVM_USER_KNOWN] == ~page &&
+	    ((uintptr_t)p + n - 1) >> XVM_USER_PAGE == page)
+		return true;
+	return xvm_user_there_slow(p, n);
+}
 
 /* It is there, but not to be written, as far as we can tell: false before there is a handler. */
 bool xvm_user_read_only(void *p, size_t n);

@@ -8,6 +8,7 @@
 #include "shim/pool.h"
 #include "shim/process.h"
 #include "shim/real.h"
+#include "shim/vm.h"
 #include "transport/arena.h"
 #include "transport/lock.h"
 #include "transport/sys.h"
@@ -127,11 +128,15 @@ bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
 
 	if (!(atomic_load_explicit(&p->mask, memory_order_acquire) >> index & 1))
 		return false;
+	if (index >= XVM_WAKERS_MAX)
+		return false;
 	old = atomic_load_explicit(&p->rung[index], memory_order_acquire);
 	if (old >= seq)
 		return true;
 	/* Ring first, note it then: who sees the note may rely on the ring. */
-	if (xvm_sys6(SYS_write, atomic_load(&p->efd[index]), (long)&one, sizeof(one), 0, 0, 0) < 0)
+	if (p->vm ? !xvm_vm_ring(p, index)
+		  : xvm_sys6(SYS_write, atomic_load(&p->efd[index]), (long)&one, sizeof(one), 0, 0,
+			     0) < 0)
 		return false;
 	XVM_COUNT(rings);
 	while (old < seq && !atomic_compare_exchange_weak(&p->rung[index], &old, seq))
@@ -193,6 +198,7 @@ static void up_locked(void)
 	/* Client numbers start anew: what the old daemon said of peers says nothing now. */
 	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
 		peer_gone(i);
+	xvm_vm_reset();
 	xvm_log(2, "client %u of xvmd\n", id);
 }
 
@@ -245,7 +251,7 @@ static int tell(struct xvm_msg *m, const int *fds, int n)
 	return r;
 }
 
-int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
 {
 	struct xvm_msg m;
 
@@ -254,7 +260,36 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
 	m.slot = s->slot;
 	m.gen = s->gen;
 	m.arg = atomic_load(&s->ep->role);
-	return tell(&m, (int[]){fd, half_fd}, 2);
+	if (half_fd >= 0)
+		return tell(&m, (int[]){fd, half_fd}, 2);
+	m.region = s->ep->medium - XVM_MEDIUM_REGION;
+	m.off = off;
+	m.len = len;
+	return tell(&m, &fd, 1);
+}
+
+int xvm_link_lease(unsigned region, uint32_t len)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_LEASE;
+	m.region = region;
+	m.len = len;
+	return tell(&m, NULL, 0);
+}
+
+struct xvm_peer *xvm_link_peer_vm(unsigned region, uint32_t number)
+{
+	struct xvm_peer *p = xvm_pool_get(&peers);
+
+	if (!p)
+		return NULL;
+	memset(p, 0, sizeof(*p));
+	p->vm = true;
+	p->region = (uint16_t)region;
+	p->number = (uint16_t)number;
+	return p;
 }
 
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool was_paired)
@@ -306,23 +341,47 @@ static void peer_waker(const struct xvm_msg *m, int *fd)
 	atomic_fetch_or(&p->mask, 1ull << m->arg);
 }
 
+static void paired(const struct xvm_msg *m, int *fds)
+{
+	struct xvm_peer *p = NULL;
+	struct xvm_half half;
+	int r;
+
+	if (m->len) {
+		r = xvm_vm_open(m, &half, &p);
+	} else {
+		p = peer_of(m->arg2);
+		r = p && fds[0] >= 0 ? xvm_half_open(&half, fds[0]) : -ENOMEM;
+	}
+	if (r < 0)
+		p = NULL;
+	if (p)
+		atomic_fetch_add(&p->socks, 1);
+	xvm_sock_paired(m->slot, m->gen, m->arg, r, &half, p);
+}
+
 static void handle(const struct xvm_msg *m, int *fds)
 {
-	struct xvm_peer *p;
 
 	switch (m->type) {
 	case XVM_MSG_SEEN:
 		xvm_sock_seen(m->slot, m->gen);
 		break;
 	case XVM_MSG_PAIRED:
-		p = peer_of(m->arg2);
-		if (p)
-			atomic_fetch_add(&p->socks, 1);
-		if (p && fds[0] >= 0)
-			xvm_sock_answer(m->slot, m->gen, XVM_EP_PAIRED, m->arg, fds[0], p);
+		paired(m, fds);
 		break;
 	case XVM_MSG_REFUSED:
-		xvm_sock_answer(m->slot, m->gen, XVM_EP_TCP, m->arg, -1, NULL);
+		xvm_sock_refused(m->slot, m->gen, m->arg);
+		break;
+	case XVM_MSG_REGION:
+	case XVM_MSG_DOORBELL:
+	case XVM_MSG_VECTOR:
+	case XVM_MSG_PEER_VECTOR:
+	case XVM_MSG_PIECE:
+		xvm_vm_message(m, fds);
+		break;
+	case XVM_MSG_PEER_DEAD:
+		xvm_sock_peer_dead(m->slot, m->gen);
 		break;
 	case XVM_MSG_PEER_WAKER:
 		peer_waker(m, &fds[0]);
@@ -406,6 +465,7 @@ bool xvm_fd_vacate(int fd)
 			if ((atomic_load(&p->mask) >> i & 1) && atomic_load(&p->efd[i]) == fd)
 				atomic_store(&p->efd[i], to);
 	}
+	xvm_vm_moved(fd, to);
 	xvm_epoll_moved(fd, to);
 	xvm_fdtab_clear(fd);
 	return true;
@@ -429,6 +489,7 @@ void xvm_link_forked(void)
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
+	xvm_vm_reset();
 	next_try = 0;
 	why_down = XVM_R_NO_DAEMON;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)

@@ -17,6 +17,8 @@ struct xvm_peer {
 	_Atomic uint32_t socks;	 /* sockets that refer to it */
 	_Atomic uint32_t gone;
 	_Atomic uint64_t mask; /* bit i: efd[i] is there */
+	bool vm;	       /* a virtual machine: efd[] and rung[] go by its vectors */
+	uint16_t region, number;
 	_Atomic int efd[XVM_WAKERS_MAX];
 	_Atomic uint64_t rung[XVM_WAKERS_MAX]; /* highest sleep that was answered */
 };
@@ -46,8 +48,12 @@ static inline void xvm_link_poll(void)
 		xvm_link_handle();
 }
 
-/* 0 or a negative errno. */
-int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd);
+/* 0 or a negative errno. half_fd: -1 for a half in a piece, len bytes at off of the region. */
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len);
+/* Ask for a piece. */
+int xvm_link_lease(unsigned region, uint32_t len);
+/* A new record of a machine; it stays for good. NULL where there is no memory. */
+struct xvm_peer *xvm_link_peer_vm(unsigned region, uint32_t number);
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired); /* withdraw or unpair */
 int xvm_link_waker(struct xvm_waker *w);
 

@@ -23,10 +23,13 @@ static int64_t ns_of_ms(int ms)
 /* More than that the kernel refuses too. */
 static unsigned count(const struct pollfd *fds, nfds_t n)
 {
-	return n <= INT_MAX && xvm_user_there(fds, n * sizeof(*fds)) ? xvm_wait_count(fds, n) : 0;
+	if (!xvm_fdtab || n > INT_MAX || !xvm_user_there(fds, n * sizeof(*fds)))
+		return 0;
+	return xvm_wait_count(fds, n);
 }
 
-static bool poll_ours(struct pollfd *fds, nfds_t n, int timeout, int *r)
+static inline __attribute__((always_inline)) bool poll_ours(struct pollfd *fds, nfds_t n,
+							    int timeout, int *r)
 {
 	unsigned tracked;
 

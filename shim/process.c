@@ -267,6 +267,8 @@ bool xvm_init(void)
 
 __attribute__((constructor)) static void start(void)
 {
+	/* Before there are threads: while one of them looks up, the others would be without. */
+	xvm_real_find(0);
 	xvm_init();
 }
 

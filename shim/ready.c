@@ -111,18 +111,29 @@ static uint64_t sleeper_name(struct xvm_waker *w, uint64_t who)
 	return (((uint64_t)xvm_pid() << 40) ^ who) << 8 | XVM_WAKER_PAD;
 }
 
+/* W3: what the peer calls w, if it can ring it; else 0. */
+static unsigned name_for_peer(struct xvm_sock *s, const struct xvm_waker *w)
+{
+	uint64_t have = atomic_load_explicit(&s->peer.shm->have_wakers, memory_order_relaxed);
+
+	if (!s->proc->vm)
+		return have >> w->index & 1 ? XVM_WAKER_FD + w->index : 0;
+	return w->vector && w->region == s->proc->region && (have >> w->vector & 1)
+		       ? XVM_WAKER_VECTOR + w->vector
+		       : 0;
+}
+
 /* One word: named for w if the peer can ring it and nobody else sleeps on it, else the pad. */
 static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper,
 	       _Atomic uint64_t *pads, struct xvm_waker *w, uint64_t seq)
 {
 	uint64_t me = sleeper_name(w, seq), was = 0;
+	unsigned name;
 
 	if (!atomic_compare_exchange_strong(sleeper, &was, me) && was != me)
 		return AGAIN_MS; /* W3: the word is another sleeper's; look again by and by */
-	if (w && !s->inherited &&
-	    (atomic_load_explicit(&s->peer.shm->have_wakers, memory_order_relaxed) >> w->index & 1))
-		atomic_store_explicit(word, XVM_SLEEP(seq, XVM_WAKER_FD + w->index),
-				      memory_order_relaxed);
+	if (w && !s->inherited && (name = name_for_peer(s, w)))
+		atomic_store_explicit(word, XVM_SLEEP(seq, name), memory_order_relaxed);
 	else
 		atomic_store_explicit(
 			word,

@@ -216,7 +216,8 @@ static void error_locked(struct xvm_sock *s, int err)
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch;
 
-	if (err == ECONNRESET && (sending & 1) && atomic_load(&p->reached) == sending &&
+	if (err == ECONNRESET && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) && (sending & 1) &&
+	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed)) {
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);

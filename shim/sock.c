@@ -17,6 +17,7 @@
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/stream.h"
+#include "shim/vm.h"
 #include "shim/waker.h"
 #include "transport/arena.h"
 #include "transport/lock.h"
@@ -215,6 +216,59 @@ static bool supported(int fd)
 	return true;
 }
 
+/* The half is there: say so to xvmd. */
+static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	atomic_store(&ep->state, XVM_EP_OFFERED);
+	atomic_store(&ep->reason, XVM_R_OFFERED);
+	if (xvm_link_offer(s, fd, half_fd, off, len) == 0) {
+		XVM_COUNT(offers);
+		return true;
+	}
+	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	return false;
+}
+
+static enum xvm_reason offer_memfd(struct xvm_sock *s, int fd)
+{
+	int hfd;
+	bool ok;
+
+	if (xvm_half_create(&s->mine, xvm_conf.ring_size, &hfd) < 0)
+		return XVM_R_NO_MEMORY;
+	atomic_store(&s->ep->medium, XVM_MEDIUM_MEMFD);
+	ok = offer_half(s, fd, hfd, 0, 0);
+	xvm_sys6(SYS_close, hfd, 0, 0, 0, 0, 0);
+	if (!ok)
+		xvm_half_close(&s->mine);
+	return ok ? XVM_R_OFFERED : XVM_R_NO_DAEMON;
+}
+
+/* The other end is in another machine. Pieces come by and by. */
+static enum xvm_reason offer_piece(struct xvm_sock *s, int fd, unsigned region)
+{
+	uint32_t len = XVM_HALF_CTL + xvm_conf.ring_size;
+	uint64_t off;
+
+	switch (xvm_vm_make(region, len, &s->mine, &off)) {
+	case 0:
+		break;
+	case -EAGAIN:
+		return XVM_R_NEW;
+	case -ENODEV:
+		return XVM_R_NO_DEVICE;
+	default:
+		return XVM_R_NO_MEMORY;
+	}
+	atomic_store(&s->ep->medium, XVM_MEDIUM_REGION + region);
+	if (offer_half(s, fd, -1, off, XVM_HALF_CTL + s->mine.ring_size))
+		return XVM_R_OFFERED;
+	xvm_vm_unmake(region, &s->mine, off);
+	return XVM_R_NO_DAEMON;
+}
+
 /* Why it cannot be offered now, or XVM_R_OFFERED. */
 static enum xvm_reason offer(struct xvm_sock *s, int fd)
 {
@@ -224,7 +278,6 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	socklen_t len = sizeof(sa);
 	enum xvm_reason why;
 	uint32_t flags;
-	int hfd, r;
 
 	if (xvm_conf.sandboxed)
 		return XVM_R_SECCOMP;
@@ -271,20 +324,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		return XVM_R_AMBIGUOUS;
 	if (!supported(fd))
 		return XVM_R_UNSUPPORTED;
-	r = xvm_half_create(&s->mine, xvm_conf.ring_size, &hfd);
-	if (r < 0)
-		return XVM_R_NO_MEMORY;
-	atomic_store(&ep->state, XVM_EP_OFFERED);
-	atomic_store(&ep->reason, XVM_R_OFFERED);
-	r = xvm_link_offer(s, fd, hfd);
-	xvm_sys6(SYS_close, hfd, 0, 0, 0, 0, 0);
-	if (r < 0) {
-		xvm_half_close(&s->mine);
-		atomic_store(&ep->state, XVM_EP_CANDIDATE);
-		return XVM_R_NO_DAEMON;
-	}
-	XVM_COUNT(offers);
-	return XVM_R_OFFERED;
+	return flags & XVM_RES_VM ? offer_piece(s, fd, XVM_RES_REGION(flags)) : offer_memfd(s, fd);
 }
 
 bool xvm_sock_engage(struct xvm_sock *s, int fd)
@@ -364,45 +404,67 @@ void xvm_sock_seen(uint32_t slot, uint32_t gen)
 	xvm_sock_put(s);
 }
 
-void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t arg, int half_fd,
+/* On TCP for good: an offer came to nothing. */
+static void stay(struct xvm_sock *s, enum xvm_reason why)
+{
+	atomic_store(&s->ep->reason, why);
+	xvm_half_close(&s->mine);
+	atomic_store(&s->ep->state, XVM_EP_TCP);
+}
+
+/* A reference to the socket that waits for xvmd's answer; NULL if it waits no more. */
+static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
+{
+	struct xvm_sock *s = slot_get(slot, gen, fd);
+
+	if (!s)
+		return NULL;
+	if (atomic_load(&s->ep->state) == XVM_EP_OFFERED && !xvm_sock_on(s) && s->mine.shm)
+		return s;
+	xvm_sock_put(s);
+	return NULL;
+}
+
+void xvm_sock_refused(uint32_t slot, uint32_t gen, uint32_t why)
+{
+	int fd;
+	struct xvm_sock *s = offered_get(slot, gen, &fd);
+
+	if (!s)
+		return;
+	stay(s, why < XVM_R_COUNT ? why : XVM_R_RULE);
+	XVM_COUNT(refused);
+	xvm_sock_put(s);
+}
+
+void xvm_sock_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
 		     struct xvm_peer *proc)
 {
-	int fd, r;
-	struct xvm_sock *s = slot_get(slot, gen, &fd);
+	int fd;
+	struct xvm_sock *s = offered_get(slot, gen, &fd);
 	struct xvm_shm_ep *ep;
 
-	if (!s) {
-		if (proc)
+	if (!s || err < 0) {
+		if (proc) {
 			xvm_link_peer_put(proc);
+			xvm_half_close(half);
+		}
+		if (s) {
+			/* Without the peer's half there is no consent: it stays on TCP, as we do.
+			 */
+			stay(s,
+			     err == -ENOMEM || err == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
+			xvm_link_drop(slot, gen, true);
+			xvm_sock_put(s);
+		}
 		return;
 	}
-	ep = s->ep;
-	if (atomic_load(&ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm) {
-		if (proc)
-			xvm_link_peer_put(proc);
-		goto out;
-	}
-	if (st != XVM_EP_PAIRED) {
-		atomic_store(&ep->reason, arg < XVM_R_COUNT ? arg : XVM_R_RULE);
-		xvm_half_close(&s->mine);
-		atomic_store(&ep->state, XVM_EP_TCP);
-		XVM_COUNT(refused);
-		goto out;
-	}
-	r = xvm_half_open(&s->peer, half_fd);
-	if (r < 0) {
-		/* Without the peer's half there is no consent: the peer stays on TCP, as we do. */
-		atomic_store(&ep->reason,
-			     r == -ENOMEM || r == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
-		xvm_half_close(&s->mine);
-		atomic_store(&ep->state, XVM_EP_TCP);
-		xvm_link_peer_put(proc);
-		goto out;
-	}
 	xvm_fault_install();
+	ep = s->ep;
+	s->peer = *half;
 	s->proc = proc;
 	if (atomic_load(&ep->role) == XVM_ROLE_UNKNOWN)
-		atomic_store(&ep->role, arg);
+		atomic_store(&ep->role, role);
 	local_options(ep, fd);
 	s->cookie = xvm_cookie(fd);
 	set_mapped(ep);
@@ -414,7 +476,22 @@ void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t
 	XVM_COUNT(paired);
 	xvm_log(2, "fd %d: paired\n", fd);
 	xvm_epoll_changed(s);
-out:
+	xvm_sock_put(s);
+}
+
+void xvm_sock_peer_dead(uint32_t slot, uint32_t gen)
+{
+	int fd;
+	struct xvm_sock *s = slot_get(slot, gen, &fd);
+
+	if (!s)
+		return;
+	if (xvm_sock_on(s)) {
+		xvm_sock_forbid(s, XVM_R_PEER_LEFT);
+		atomic_fetch_or(&s->ep->flags, XVM_EPF_PEER_DEAD);
+		s->ep->rx_kcheck = 1;
+		xvm_epoll_changed(s);
+	}
 	xvm_sock_put(s);
 }
 

@@ -106,8 +106,13 @@ bool xvm_sock_engage(struct xvm_sock *s, int fd);
 /* fd is about to leave this process's table. Does what must precede the kernel's close. */
 void xvm_sock_closing(int fd);
 /* What xvmd said about an offer. half_fd stays the caller's. */
-void xvm_sock_answer(uint32_t slot, uint32_t gen, enum xvm_ep_state st, uint32_t arg, int half_fd,
+void xvm_sock_refused(uint32_t slot, uint32_t gen, uint32_t why);
+/* err < 0: its half could not be mapped. proc, if there is one, is a reference that is taken over.
+ */
+void xvm_sock_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
 		     struct xvm_peer *proc);
+/* The virtual machine at the other end is dead: what the kernel says is a reset. */
+void xvm_sock_peer_dead(uint32_t slot, uint32_t gen);
 void xvm_sock_seen(uint32_t slot, uint32_t gen);
 /* The operator's wish, for fd or all (-1): how many sockets obey. */
 unsigned xvm_sock_wish(int fd, bool leave);

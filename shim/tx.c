@@ -552,8 +552,9 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 {
 	unsigned w = XVM_SLEEP_WAKER(word);
 
-	if (w >= XVM_WAKER_FD && w - XVM_WAKER_FD < XVM_WAKERS_MAX && s->proc &&
-	    xvm_link_ring(s->proc, w - XVM_WAKER_FD, XVM_SLEEP_SEQ(word))) {
+	unsigned first = s->proc && s->proc->vm ? XVM_WAKER_VECTOR : XVM_WAKER_FD;
+
+	if (w >= first && s->proc && xvm_link_ring(s->proc, w - first, XVM_SLEEP_SEQ(word))) {
 		atomic_store_explicit(rung, word, memory_order_relaxed);
 		return;
 	}

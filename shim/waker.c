@@ -53,6 +53,32 @@ static struct xvm_waker *make(unsigned i)
 	return w;
 }
 
+bool xvm_waker_adopt(int fd, unsigned region, unsigned vector)
+{
+	uint64_t fresh;
+	unsigned i;
+
+	if (vector == 0 || vector >= XVM_WAKERS_MAX)
+		return false;
+	while ((fresh = ALL & ~(atomic_load(&made) | atomic_load(&used))) != 0) {
+		i = (unsigned)__builtin_ctzll(fresh);
+		if (!take(i))
+			continue;
+		if (!(atomic_load(&made) >> i & 1)) {
+			wakers[i].region = region;
+			wakers[i].vector = vector;
+			wakers[i].fd = xvm_fd_hide(fd);
+			wakers[i].index = i;
+			xvm_link_waker(&wakers[i]);
+			atomic_fetch_or(&made, 1ull << i);
+			atomic_fetch_and(&used, ~(1ull << i));
+			return true;
+		}
+		atomic_fetch_and(&used, ~(1ull << i));
+	}
+	return false;
+}
+
 struct xvm_waker *xvm_waker_get(void)
 {
 	uint64_t have = atomic_load_explicit(&made, memory_order_acquire), idle, fresh;
@@ -108,6 +134,7 @@ void xvm_waker_forked(void)
 		if (have >> i & 1) {
 			xvm_fd_unhide_close(wakers[i].fd);
 			wakers[i].fd = -1;
+			wakers[i].vector = 0;
 		}
 	atomic_store(&used, 0);
 }

@@ -11,14 +11,18 @@
 #include <stdint.h>
 
 struct xvm_waker {
-	int fd;		      /* eventfd, non-blocking, close-on-exec, a high number */
-	unsigned index;	      /* XVM_WAKER_FD + index is its name in a sleep word */
-	_Atomic uint64_t seq; /* sleeps so far; xvm_waker_next() makes the next number */
+	int fd;			 /* eventfd, non-blocking, close-on-exec, a high number */
+	unsigned index;		 /* XVM_WAKER_FD + index is its name in a sleep word */
+	unsigned region, vector; /* where it is interrupt vector != 0 of this machine */
+	_Atomic uint64_t seq;	 /* sleeps so far; xvm_waker_next() makes the next number */
 };
 
 /* A free waker, known to xvmd (peers learn of it by and by); NULL where none is to be had. */
 struct xvm_waker *xvm_waker_get(void);
 void xvm_waker_put(struct xvm_waker *w);
+
+/* This eventfd is rung by a vector of our machine as well: a waker more. False: no room for it. */
+bool xvm_waker_adopt(int fd, unsigned region, unsigned vector);
 
 static inline uint64_t xvm_waker_next(struct xvm_waker *w)
 {

@@ -41,7 +41,8 @@
  */
 #define XVM_WAKER_PAD 1u
 #define XVM_WAKER_FD 2u
-#define XVM_WAKERS_MAX 62 /* eventfds a process may have; have_wakers is a bit mask */
+#define XVM_WAKER_VECTOR 128u /* + an interrupt vector of the owner's VM: only between VMs */
+#define XVM_WAKERS_MAX 62     /* eventfds a process may have; have_wakers is a bit mask */
 #define XVM_SLEEP(seq, waker) (((uint64_t)(seq) << 8) | (waker))
 #define XVM_SLEEP_WAKER(word) ((unsigned)((word)&0xff))
 #define XVM_SLEEP_SEQ(word) ((uint64_t)(word) >> 8)
@@ -131,7 +132,8 @@ enum xvm_ep_state {
 	X(NO_TCP_INFO, "no-tcp-info", "the kernel's byte counts could not be read")                \
 	X(PEER_LEFT, "peer-left", "the other end does not consent at present")                     \
 	X(BROKEN, "broken", "the other end wrote nonsense into its half; connection reset")        \
-	X(LIMIT, "limit", "a table is full")
+	X(LIMIT, "limit", "a table is full")                                                       \
+	X(NO_DEVICE, "no-device", "the other end is in a VM whose memory this program may not use")
 
 enum xvm_reason {
 #define X(id, name, text) XVM_R_##id,
@@ -206,24 +208,30 @@ struct xvm_shm_ep {
 	alignas(XVM_LINE) uint8_t laddr[16];
 	uint8_t raddr[16];
 	uint16_t lport, rport;
+	_Atomic uint32_t medium; /* XVM_MEDIUM_*: where the halves lie */
 };
 static_assert(sizeof(struct xvm_shm_ep) == 448, "layout is ABI");
 
+#define XVM_MEDIUM_NONE 0u
+#define XVM_MEDIUM_MEMFD 1u
+#define XVM_MEDIUM_REGION 2u /* and more: plus the index of the ivshmem region */
+
 enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 
-#define XVM_EPF_NONBLOCK 1u   /* O_NONBLOCK on the open file description */
-#define XVM_EPF_TX_SHUT 2u    /* shutdown(SHUT_WR) was called here */
-#define XVM_EPF_RX_SHUT 4u    /* shutdown(SHUT_RD) was called here */
-#define XVM_EPF_NEVER 8u      /* must not enter again: reason says why */
-#define XVM_EPF_FIN_SEEN 16u  /* the kernel has reported the peer's FIN */
-#define XVM_EPF_SEEN 32u      /* xvmd has closed its copy of the offered socket */
-#define XVM_EPF_LINGER 64u    /* SO_LINGER was set: ask the kernel at close */
-#define XVM_EPF_RX_POS 128u   /* rx_tcp_got is known */
-#define XVM_EPF_TX_POS 256u   /* tx_tcp_put is known */
-#define XVM_EPF_PADS_RST 512u /* the kernel's reset was about pads: it is a FIN to the program */
-#define XVM_EPF_CUT 1024u     /* receives by TCP alone, for good (C1) */
-#define XVM_EPF_FIN_DUE 2048u /* shutdown(SHUT_WR) of the kernel waits for owed bytes */
-#define XVM_EPF_GIVEN 4096u   /* others hold it too that are no holders: no close is the last */
+#define XVM_EPF_NONBLOCK 1u	/* O_NONBLOCK on the open file description */
+#define XVM_EPF_TX_SHUT 2u	/* shutdown(SHUT_WR) was called here */
+#define XVM_EPF_RX_SHUT 4u	/* shutdown(SHUT_RD) was called here */
+#define XVM_EPF_NEVER 8u	/* must not enter again: reason says why */
+#define XVM_EPF_FIN_SEEN 16u	/* the kernel has reported the peer's FIN */
+#define XVM_EPF_SEEN 32u	/* xvmd has closed its copy of the offered socket */
+#define XVM_EPF_LINGER 64u	/* SO_LINGER was set: ask the kernel at close */
+#define XVM_EPF_RX_POS 128u	/* rx_tcp_got is known */
+#define XVM_EPF_TX_POS 256u	/* tx_tcp_put is known */
+#define XVM_EPF_PADS_RST 512u	/* the kernel's reset was about pads: it is a FIN to the program */
+#define XVM_EPF_CUT 1024u	/* receives by TCP alone, for good (C1) */
+#define XVM_EPF_FIN_DUE 2048u	/* shutdown(SHUT_WR) of the kernel waits for owed bytes */
+#define XVM_EPF_PEER_DEAD 8192u /* the machine at the other end is dead */
+#define XVM_EPF_GIVEN 4096u	/* others hold it too that are no holders: no close is the last */
 
 /* What goes to the kernel before anything else: the pad of a leave, or what was recalled. */
 enum { XVM_OWED_NOTHING, XVM_OWED_PAD, XVM_OWED_BYTES };

@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "transport/memfd.h"
+#include "transport/sys.h"
 
 static uint32_t round_ring(uint32_t size)
 {
@@ -23,9 +25,22 @@ static void set_up(struct xvm_half *h, void *map, uint32_t ring_size)
 	h->map_len = XVM_HALF_CTL + ring_size;
 }
 
+static void put_down(struct xvm_half *h, void *map, uint32_t ring_size)
+{
+	struct xvm_shm_half *shm = map;
+
+	set_up(h, map, ring_size);
+	/* No barrier: the peer learns of it by a message, which orders what came before. */
+	shm->magic = XVM_HALF_MAGIC;
+	shm->version = XVM_ABI_VERSION;
+	shm->ring_size = ring_size;
+	shm->ring_off = XVM_HALF_CTL;
+	atomic_store_explicit(&shm->sleep_data, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
+	atomic_store_explicit(&shm->sleep_room, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
+}
+
 int xvm_half_create(struct xvm_half *h, uint32_t ring_size, int *fd)
 {
-	struct xvm_shm_half *shm;
 	void *map;
 	int mfd;
 
@@ -34,17 +49,27 @@ int xvm_half_create(struct xvm_half *h, uint32_t ring_size, int *fd)
 	mfd = xvm_memfd_make("xvm-half", XVM_HALF_CTL + ring_size, &map);
 	if (mfd < 0)
 		return mfd;
-	set_up(h, map, ring_size);
-
-	/* No barrier: the peer learns of the fd by a message, which orders what came before it. */
-	shm = h->shm;
-	shm->magic = XVM_HALF_MAGIC;
-	shm->version = XVM_ABI_VERSION;
-	shm->ring_size = ring_size;
-	shm->ring_off = XVM_HALF_CTL;
-	atomic_store_explicit(&shm->sleep_data, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
-	atomic_store_explicit(&shm->sleep_room, XVM_SLEEP(1, XVM_WAKER_PAD), memory_order_relaxed);
+	put_down(h, map, ring_size);
 	*fd = mfd;
+	return 0;
+}
+
+int xvm_half_create_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
+{
+	uint32_t ring_size = XVM_RING_MIN;
+	long map;
+
+	memset(h, 0, sizeof(*h));
+	if (len < XVM_HALF_CTL + XVM_RING_MIN)
+		return -EINVAL;
+	while (ring_size < XVM_RING_MAX && ring_size * 2 <= len - XVM_HALF_CTL)
+		ring_size *= 2;
+	map = xvm_sys(SYS_mmap, 0, XVM_HALF_CTL + ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		      off);
+	if (map < 0 && map > -4096)
+		return (int)map;
+	memset((void *)map, 0, XVM_HALF_CTL);
+	put_down(h, (void *)map, ring_size);
 	return 0;
 }
 
@@ -54,11 +79,24 @@ static uint32_t read_once(const uint32_t *word)
 	return *(const volatile uint32_t *)word;
 }
 
+/* The size of the ring, if there is a half with room for it in len bytes; or -EPROTO. */
+static int64_t judge(const struct xvm_shm_half *shm, int64_t len)
+{
+	uint32_t magic = read_once(&shm->magic), version = read_once(&shm->version);
+	uint32_t ring_size = read_once(&shm->ring_size), ring_off = read_once(&shm->ring_off);
+
+	if (magic != XVM_HALF_MAGIC || version != XVM_ABI_VERSION || ring_off != XVM_HALF_CTL)
+		return -EPROTO;
+	if (ring_size < XVM_RING_MIN || ring_size > XVM_RING_MAX || ring_size & (ring_size - 1))
+		return -EPROTO;
+	if (len - XVM_HALF_CTL < ring_size)
+		return -EPROTO;
+	return ring_size;
+}
+
 int xvm_half_open(struct xvm_half *h, int fd)
 {
-	const struct xvm_shm_half *shm;
-	uint32_t magic, version, ring_size, ring_off;
-	int64_t size;
+	int64_t size, ring_size;
 	void *map;
 	int err;
 
@@ -72,24 +110,36 @@ int xvm_half_open(struct xvm_half *h, int fd)
 	err = xvm_memfd_map(fd, XVM_HALF_CTL, &map);
 	if (err)
 		return err;
-	shm = map;
-	magic = read_once(&shm->magic);
-	version = read_once(&shm->version);
-	ring_size = read_once(&shm->ring_size);
-	ring_off = read_once(&shm->ring_off);
+	ring_size = judge(map, size);
 	xvm_memfd_unmap(map, XVM_HALF_CTL);
+	if (ring_size < 0)
+		return (int)ring_size;
 
-	if (magic != XVM_HALF_MAGIC || version != XVM_ABI_VERSION || ring_off != XVM_HALF_CTL)
-		return -EPROTO;
-	if (ring_size < XVM_RING_MIN || ring_size > XVM_RING_MAX || ring_size & (ring_size - 1))
-		return -EPROTO;
-	if (size - XVM_HALF_CTL < ring_size)
-		return -EPROTO;
-
-	err = xvm_memfd_map(fd, XVM_HALF_CTL + ring_size, &map);
+	err = xvm_memfd_map(fd, XVM_HALF_CTL + (size_t)ring_size, &map);
 	if (err)
 		return err;
-	set_up(h, map, ring_size);
+	set_up(h, map, (uint32_t)ring_size);
+	return 0;
+}
+
+int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
+{
+	int64_t ring_size;
+	long map;
+
+	memset(h, 0, sizeof(*h));
+	if (len < XVM_HALF_CTL + XVM_RING_MIN)
+		return -EPROTO;
+	map = xvm_sys(SYS_mmap, 0, len, PROT_READ, MAP_SHARED, fd, off);
+	if (map < 0 && map > -4096)
+		return (int)map;
+	ring_size = judge((void *)map, len);
+	if (ring_size < 0) {
+		xvm_memfd_unmap((void *)map, len);
+		return (int)ring_size;
+	}
+	set_up(h, (void *)map, (uint32_t)ring_size);
+	h->map_len = len;
 	return 0;
 }
 

@@ -34,6 +34,15 @@ int xvm_half_create(struct xvm_half *h, uint32_t ring_size, int *fd);
  */
 int xvm_half_open(struct xvm_half *h, int fd);
 
+/*
+ * The same in len bytes at off of a file that is shared by all (an ivshmem region): create puts the
+ * half down there, whatever lay there before; open judges what is there. ring_size is the largest
+ * power of two that fits. The files are neither sealed nor private: what is there may change at any
+ * time.
+ */
+int xvm_half_create_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len);
+int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len);
+
 void xvm_half_close(struct xvm_half *h); /* unmaps; harmless on a half that is not mapped */
 
 /* Copy n bytes (n <= ring_size) into or out of the ring at a position, around its end. */

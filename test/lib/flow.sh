@@ -35,5 +35,7 @@ count()
 # moved FILE 0|1 BYTES: at least so many.
 moved()
 {
-	(($(count "$1" "$2") >= $3))
+	local n
+	n=$(count "$1" "$2") # nothing while the file is being made, and to bash that is fatal in (( ))
+	((${n:-0} >= $3))
 }

@@ -17,9 +17,13 @@ for mode in $MODES; do
 			bg_server server "$FLOW" serve "$B4" $port --conns 3 --forever $other
 			s=$PID
 			wait_port b $port
-			bg_client client "$FLOW" connect "$B4" $port --conns 3 --send 60M --rate 60M $by
+			rm -f "$T/count"
+			bg_client client "$FLOW" connect "$B4" $port --conns 3 --forever --rate 60M --count "$T/count" $by
 			c=$PID
+			# It goes on until it has been seen, however slow the machine is.
 			expect_path "$c" "$s"
+			wait_for 30 moved "$T/count" 0 60000000 || fail "the stream stands still"
+			kill -TERM "$c"
 			finished "$c"
 			finished "$s"
 			exact client server

@@ -4,8 +4,18 @@
 # (also plain): t_flow.sh compares.
 . "$(dirname "$0")/../lib/net.sh"
 
-# run SECONDS OPTION...
+# run OPTION...: for a second; longer where it was over before it could be seen.
 run()
+{
+	local secs
+	for secs in 1 4 16; do
+		! once "$secs" "$@" || return 0
+	done
+	fail "iperf3 $* ended before it was seen"
+}
+
+# once SECONDS OPTION...
+once()
 {
 	local secs=$1 s c
 	shift
@@ -15,7 +25,15 @@ run()
 	wait_port b $port
 	bg_client client iperf3 -c "$B4" -p $port -J -t "$secs" "$@"
 	c=$PID
-	expect_path "$c" "$s"
+	(expect_path "$c" "$s") >"$T/seen" || {
+		running "$c" || ! grep -q 'ended before it was seen' "$T/seen" || {
+			finished "$c"
+			finished "$s"
+			return 1
+		}
+		fail "$(cat "$T/seen")"
+	}
+	cat "$T/seen"
 	finished "$c"
 	finished "$s"
 	python3 - "$T/client.log" "${*:-plain}" <<-'END'
@@ -37,15 +55,15 @@ for mode in $MODES; do
 	set_mode "$mode"
 	case $mode in
 	plain | both)
-		run 1
-		run 1 -R
-		run 1 --bidir
-		run 1 -P 8
-		run 1 -P 4 -R -l 1000
+		run
+		run -R
+		run --bidir
+		run -P 8
+		run -P 4 -R -l 1000
 		;;
 	*)
-		run 1
-		run 1 -R
+		run
+		run -R
 		;;
 	esac
 done

@@ -577,13 +577,46 @@ static void wrong_pointers(void)
 	munmap(maps, 3 << 20);
 }
 
+/* Before there is any connection. */
+static void early(void)
+{
+	void *volatile nowhere = (void *)16, *volatile low = (void *)4096;
+	char *none = mmap(NULL, 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct pollfd *across = (void *)(none + 4096 - sizeof(*across));
+	struct msghdr m = {.msg_control = nowhere, .msg_controllen = 64}, *volatile bad = nowhere;
+	int u[2], e = epoll_create1(0);
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, u))
+		die("socketpair");
+	for (int i = 0; i < 2; i++) {
+		DO(poll(nowhere, 1, 0));
+		DO(poll(low, 1, 0));
+		DO(poll((void *)none, 1, 0));
+		DO(poll((void *)~0xfffUL, 1, 0));
+		DO(select(1, nowhere, NULL, NULL, NULL));
+		DO(select(1, NULL, (void *)none, NULL, NULL));
+		DO(epoll_ctl(e, EPOLL_CTL_ADD, u[0], nowhere));
+		DO(epoll_ctl(e, EPOLL_CTL_ADD, u[0], (void *)none));
+		DO(sendmsg(u[0], bad, 0));
+		DO(sendmsg(u[0], &m, 0));
+	}
+	mprotect(none, 4096, PROT_READ | PROT_WRITE);
+	*across = (struct pollfd){.fd = u[0], .events = POLLIN};
+	DO(poll(across, 1, 0));
+	DO(poll(across, 2, 0));
+	mprotect(none + 4096, 4096, PROT_READ | PROT_WRITE);
+	DO(poll(across, 2, 0));
+	munmap(none, 8192);
+	close(e);
+	close(u[0]);
+	close(u[1]);
+}
+
 int main(void)
 {
-	struct pollfd *volatile early = (void *)4096;
-
-	DO(poll(early, 1, 0));
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	early();
 	sizes();
 	vectors();
 	waiting();

@@ -19,6 +19,7 @@
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/stream.h"
+#include "shim/vm.h"
 #include "transport/arena.h"
 
 /* What the rest of the shim would do. */
@@ -50,9 +51,16 @@ enum xvm_reason xvm_link_up(void)
 {
 	return XVM_R_NO_DAEMON;
 }
-int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd)
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
 {
 	return -ENOTCONN;
+}
+int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
+{
+	return -ENODEV;
+}
+void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off)
+{
 }
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired)
 {
@@ -159,8 +167,12 @@ static void make(void)
 		cr_assert_eq(xvm_half_create(&s[i]->mine, xvm_conf.ring_size, &half[i]), 0);
 		atomic_store(&s[i]->ep->state, XVM_EP_OFFERED);
 	}
-	for (int i = 0; i < 2; i++)
-		xvm_sock_answer(s[i]->slot, s[i]->gen, XVM_EP_PAIRED, 0, half[!i], &nobody);
+	for (int i = 0; i < 2; i++) {
+		struct xvm_half peer;
+		int err = xvm_half_open(&peer, half[!i]);
+
+		xvm_sock_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
+	}
 	for (int i = 0; i < 2; i++) {
 		cr_assert(xvm_sock_on(s[i]));
 		close(half[i]);

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shim/vm.h"
+
+#include <sys/mman.h>
+
+#include "shim/process.h"
+#include "shim/real.h"
+#include "transport/sys.h"
+
+#define PIECES 16	/* lent and not in use, of one region */
+#define KEEP 2		/* so many are asked for ahead */
+#define DOORBELL_REG 12 /* bytes into the device's registers */
+#define DRY_NS 1000000000ull
+
+struct region {
+	_Atomic int fd; /* 0: not ours */
+	uint64_t off, len;
+	_Atomic(volatile uint32_t *) doorbell;
+	_Atomic uint32_t asked;		/* for pieces, not answered */
+	_Atomic uint64_t dry_until;	/* there were no more */
+	_Atomic uint64_t piece[PIECES]; /* 1 + offset, or 0 */
+	uint32_t piece_len;
+	_Atomic(struct xvm_peer *) peer[XVM_VM_PEERS];
+};
+
+static struct region regions[XVM_VM_REGIONS];
+
+/* ---- pieces --------------------------------------------------------------- */
+
+static bool keep(struct region *g, uint64_t off)
+{
+	for (int i = 0; i < PIECES; i++) {
+		uint64_t none = 0;
+
+		if (atomic_compare_exchange_strong(&g->piece[i], &none, off + 1))
+			return true;
+	}
+	return false;
+}
+
+static bool find(struct region *g, uint64_t *off)
+{
+	for (int i = 0; i < PIECES; i++) {
+		uint64_t p = atomic_exchange(&g->piece[i], 0);
+
+		if (!p)
+			continue;
+		*off = p - 1;
+		return true;
+	}
+	return false;
+}
+
+static unsigned kept(struct region *g)
+{
+	unsigned n = 0;
+
+	for (int i = 0; i < PIECES; i++)
+		n += atomic_load(&g->piece[i]) != 0;
+	return n;
+}
+
+static void ask(unsigned region, uint32_t len)
+{
+	struct region *g = &regions[region];
+
+	while (kept(g) + atomic_load(&g->asked) < KEEP) {
+		atomic_fetch_add(&g->asked, 1);
+		if (xvm_link_lease(region, len) < 0) {
+			atomic_fetch_sub(&g->asked, 1);
+			return;
+		}
+	}
+}
+
+int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
+{
+	struct region *g = &regions[region < XVM_VM_REGIONS ? region : 0];
+	int r, fd = atomic_load(&g->fd);
+
+	if (region >= XVM_VM_REGIONS || !fd)
+		return -ENODEV;
+	if (!find(g, off)) {
+		if (xvm_now_ns() < atomic_load(&g->dry_until))
+			return -ENOMEM;
+		g->piece_len = len;
+		ask(region, len);
+		return -EAGAIN;
+	}
+	ask(region, len);
+	r = xvm_half_create_at(h, fd, g->off + *off, len);
+	if (r < 0)
+		keep(g, *off);
+	return r;
+}
+
+void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off)
+{
+	xvm_half_close(h);
+	keep(&regions[region], off);
+}
+
+static void piece(struct region *g, const struct xvm_msg *m)
+{
+	uint32_t asked = atomic_load(&g->asked);
+
+	while (asked && !atomic_compare_exchange_weak(&g->asked, &asked, asked - 1))
+		;
+	if (!m->len)
+		atomic_store(&g->dry_until, xvm_now_ns() + DRY_NS);
+	else if (m->len >= g->piece_len && m->off < g->len && m->len <= g->len - m->off)
+		keep(g, m->off);
+}
+
+/* ---- other machines ------------------------------------------------------- */
+
+static struct xvm_peer *peer_of(unsigned region, uint32_t number)
+{
+	struct region *g = &regions[region];
+	struct xvm_peer *p, *none = NULL;
+
+	if (number >= XVM_VM_PEERS)
+		return NULL;
+	p = atomic_load(&g->peer[number]);
+	if (p)
+		return p;
+	p = xvm_link_peer_vm(region, number);
+	if (!p)
+		return NULL;
+	/* The doorbell reaches every vector of every machine. */
+	atomic_store(&p->mask, atomic_load(&g->doorbell) ? UINT64_MAX : 0);
+	atomic_compare_exchange_strong(&g->peer[number], &none, p);
+	return none ? none : p;
+}
+
+int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **peer)
+{
+	struct region *g = &regions[m->region < XVM_VM_REGIONS ? m->region : 0];
+	int fd = atomic_load(&g->fd);
+
+	if (m->region >= XVM_VM_REGIONS || !fd)
+		return -ENODEV;
+	if (m->off >= g->len || m->len > g->len - m->off || m->len > UINT32_MAX)
+		return -EPROTO;
+	*peer = peer_of(m->region, m->arg2);
+	if (!*peer)
+		return -ENOMEM;
+	return xvm_half_open_at(h, fd, g->off + m->off, (uint32_t)m->len);
+}
+
+bool xvm_vm_ring(struct xvm_peer *p, unsigned vector)
+{
+	volatile uint32_t *bell = atomic_load(&regions[p->region].doorbell);
+	uint64_t one = 1;
+
+	if (bell) {
+		*bell = p->number << 16 | vector;
+		return true;
+	}
+	return vector < XVM_WAKERS_MAX && (atomic_load(&p->mask) >> vector & 1) &&
+	       xvm_sys(SYS_write, atomic_load(&p->efd[vector]), &one, sizeof(one)) > 0;
+}
+
+/* ---- what xvmd says --------------------------------------------------------- */
+
+static void region(struct region *g, const struct xvm_msg *m, int *fd)
+{
+	int none = 0;
+
+	if (*fd < 0 || !m->len || m->off > INT64_MAX || m->len > INT64_MAX - m->off)
+		return;
+	g->off = m->off;
+	g->len = m->len;
+	if (atomic_compare_exchange_strong(&g->fd, &none, xvm_fd_hide(*fd)))
+		*fd = -1;
+}
+
+static void doorbell(struct region *g, const struct xvm_msg *m, int fd)
+{
+	uint64_t in_page = m->off % 4096;
+	long p;
+
+	if (fd < 0 || m->len < DOORBELL_REG + 4 || m->len > 4096 || atomic_load(&g->doorbell))
+		return;
+	/* A BAR that is smaller than a page may begin within one. */
+	p = xvm_sys(SYS_mmap, 0, in_page + m->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    m->off - in_page);
+	if (p < 0 && p >= -4095)
+		return;
+	atomic_store(&g->doorbell, (volatile uint32_t *)(p + (long)in_page + DOORBELL_REG));
+	for (int i = 0; i < XVM_VM_PEERS; i++) {
+		struct xvm_peer *peer = atomic_load(&g->peer[i]);
+
+		if (peer)
+			atomic_store(&peer->mask, UINT64_MAX);
+	}
+}
+
+/* On the host vectors are eventfds. */
+static void peer_vector(const struct xvm_msg *m, int *fd)
+{
+	struct xvm_peer *p = peer_of(m->region, m->arg2);
+
+	if (!p || *fd < 0 || m->arg >= XVM_WAKERS_MAX || (atomic_load(&p->mask) >> m->arg & 1))
+		return;
+	atomic_store(&p->efd[m->arg], xvm_fd_hide(*fd));
+	*fd = -1;
+	atomic_fetch_or(&p->mask, 1ull << m->arg);
+}
+
+void xvm_vm_message(const struct xvm_msg *m, int *fds)
+{
+	struct region *g;
+
+	if (m->region >= XVM_VM_REGIONS)
+		return;
+	g = &regions[m->region];
+	switch (m->type) {
+	case XVM_MSG_REGION:
+		region(g, m, &fds[0]);
+		break;
+	case XVM_MSG_DOORBELL:
+		doorbell(g, m, fds[0]);
+		break;
+	case XVM_MSG_PEER_VECTOR:
+		peer_vector(m, &fds[0]);
+		break;
+	case XVM_MSG_VECTOR:
+		if (fds[0] >= 0 && xvm_waker_adopt(fds[0], m->region, m->arg))
+			fds[0] = -1;
+		break;
+	case XVM_MSG_PIECE:
+		piece(g, m);
+		break;
+	default:
+		break;
+	}
+}
+
+void xvm_vm_reset(void)
+{
+	for (int i = 0; i < XVM_VM_REGIONS; i++) {
+		struct region *g = &regions[i];
+		int fd = atomic_exchange(&g->fd, 0);
+
+		if (!fd)
+			continue;
+		xvm_fd_unhide_close(fd);
+		atomic_store(&g->asked, 0);
+		atomic_store(&g->dry_until, 0);
+		for (int k = 0; k < PIECES; k++)
+			atomic_store(&g->piece[k], 0);
+		/* Peers and the doorbell stay: sockets that are paired go on with them. */
+	}
+}
+
+void xvm_vm_moved(int from, int to)
+{
+	for (int i = 0; i < XVM_VM_REGIONS; i++) {
+		int was = from;
+
+		atomic_compare_exchange_strong(&regions[i].fd, &was, to);
+	}
+}

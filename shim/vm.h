@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory that virtual machines share, as this process sees it: what xvmd has told of its regions
+ * (REGION.md, "The shim"), the pieces that were lent to us, and the vectors of other machines.
+ */
+#ifndef XVM_SHIM_VM_H
+#define XVM_SHIM_VM_H
+
+#include "detect/proto.h"
+#include "shim/link.h"
+
+#define XVM_VM_REGIONS 8
+#define XVM_VM_PEERS 64
+
+/* REGION, DOORBELL, VECTOR, PEER_VECTOR and PIECE. What is kept of fds is -1 afterwards. */
+void xvm_vm_message(const struct xvm_msg *m, int *fds);
+
+/*
+ * Make a half of len bytes in a piece that was lent to us, and say where it is. -EAGAIN: one has
+ * been asked for; -ENOMEM: there is none to be had now; -ENODEV: the region is not ours to use.
+ */
+int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off);
+/* The piece was not offered after all. */
+void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off);
+
+/* Map the half of an endpoint in another machine, as PAIRED says, and who it is; 0 or a negative
+ * errno. */
+int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **peer);
+
+/* Ring a vector of another machine. False: not to be had. */
+bool xvm_vm_ring(struct xvm_peer *p, unsigned vector);
+
+/* The daemon is another, or this is the child of a fork: nothing of the above is ours any more. */
+void xvm_vm_reset(void);
+/* A descriptor of ours was moved. */
+void xvm_vm_moved(int from, int to);
+
+#endif
