@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "detect/ivshmem_device.h"
+#include "detect/log.h"
 #include "detect/vfio.h"
 
 #define DEVICES "/sys/bus/pci/devices"
@@ -145,39 +145,6 @@ uint32_t xvm_ivshmem_find(const char *root, char bdf[][16], uint32_t max)
 
 /* ---- vfio ------------------------------------------------------------- */
 
-/* Does this process have it mapped by sysfs? */
-static bool maps(const char *root, const char *pid, const char *bdf)
-{
-	char path[300], line[600], want[40];
-	bool found = false;
-	FILE *f;
-
-	snprintf(want, sizeof(want), "/%s/resource2", bdf);
-	snprintf(path, sizeof(path), "%.200s/proc/%.20s/maps", root, pid);
-	f = fopen(path, "re");
-	while (f && !found && fgets(line, sizeof(line), f))
-		found = strstr(line, want) != NULL;
-	if (f)
-		fclose(f);
-	return found;
-}
-
-static bool mapped_by_anybody(const char *root, const char *bdf)
-{
-	char path[220];
-	bool found = false;
-	struct dirent *e;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "%.200s/proc", root);
-	dir = opendir(path);
-	while (dir && !found && (e = readdir(dir)))
-		found = isdigit((unsigned char)*e->d_name) && maps(root, e->d_name, bdf);
-	if (dir)
-		closedir(dir);
-	return found;
-}
-
 static int bind_driver(struct xvm_ivshmem *v, const struct place *p)
 {
 	char driver[64], path[300];
@@ -214,10 +181,6 @@ static int open_vfio(struct xvm_ivshmem *v, const struct place *p, bool noiommu)
 		return fail(v, -ENODEV,
 			    "there is no IOMMU: give the VM one (xvm vm-args), and its kernel "
 			    "intel_iommu=on or the like");
-	if (mapped_by_anybody(p->root, v->bdf))
-		return fail(v, -EBUSY,
-			    "programs that began without interrupts still use it: restart them, "
-			    "then xvmd");
 	ret = bind_driver(v, p);
 	if (ret)
 		return ret;
@@ -231,9 +194,7 @@ static int open_vfio(struct xvm_ivshmem *v, const struct place *p, bool noiommu)
 		return fail(v, -EPERM, "%.60s is not there", path);
 	ret = xvm_vfio_open(p->root, path, v->bdf, without, &v->vfio);
 	if (ret == -EBUSY)
-		return fail(v, ret,
-			    "programs of a former xvmd still have it open: it can be used again "
-			    "when they have ended");
+		return fail(v, ret, "somebody else has it open by vfio");
 	return ret ? fail(v, ret, "vfio: %s", strerror(-ret)) : 0;
 }
 
@@ -244,45 +205,66 @@ static int map_registers(struct xvm_ivshmem *v, const struct place *p)
 	char line[128];
 	long page = sysconf(_SC_PAGESIZE);
 
-	v->reg_fd = open_at(p, "resource0", O_RDWR);
-	if (v->reg_fd < 0)
-		return -errno;
 	/* The BAR is smaller than a page, and may begin within one. */
 	if (read_at(p, "resource", line, sizeof(line)))
 		v->reg_off = (uint32_t)(strtoull(line, NULL, 16) % page);
 	if (v->reg_off + REG_LEN > page)
 		return -EPROTO;
-	v->reg_page = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, v->reg_fd, 0);
-	if (v->reg_page == MAP_FAILED) {
-		v->reg_page = NULL;
+	v->reg_fd = open_at(p, "resource0", O_RDWR);
+	if (v->reg_fd < 0)
 		return -errno;
-	}
-	return 0;
+	v->reg_page = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, v->reg_fd, 0);
+	if (v->reg_page != MAP_FAILED)
+		return 0;
+	v->reg_page = NULL;
+	return -errno;
+}
+
+static int map(struct xvm_ivshmem *v)
+{
+	v->mem = mmap(NULL, v->size, PROT_READ | PROT_WRITE, MAP_SHARED, v->mem_fd,
+		      (off_t)v->mem_off);
+	if (v->mem != MAP_FAILED)
+		return 0;
+	v->mem = NULL;
+	return -errno;
 }
 
 static int map_memory(struct xvm_ivshmem *v, const struct place *p)
 {
 	struct stat st;
-	int ret;
 
-	if (v->vfio >= 0) {
-		ret = xvm_vfio_memory(v->vfio, &v->mem_off, &v->size);
-		if (ret)
-			return ret;
-		v->mem_fd = v->vfio;
-	} else {
-		v->mem_fd = open_at(p, "resource2", O_RDWR);
-		if (v->mem_fd < 0 || fstat(v->mem_fd, &st))
-			return -errno;
-		v->size = st.st_size;
-	}
-	v->mem = mmap(NULL, v->size, PROT_READ | PROT_WRITE, MAP_SHARED, v->mem_fd,
-		      (off_t)v->mem_off);
-	if (v->mem == MAP_FAILED) {
-		v->mem = NULL;
+	v->mem_fd = open_at(p, "resource2", O_RDWR);
+	if (v->mem_fd < 0 || fstat(v->mem_fd, &st))
 		return -errno;
-	}
-	return 0;
+	v->size = st.st_size;
+	return map(v);
+}
+
+static void unmap(struct xvm_ivshmem *v)
+{
+	if (v->mem)
+		munmap(v->mem, v->size);
+	if (v->reg_page)
+		munmap(v->reg_page, sysconf(_SC_PAGESIZE));
+	if (v->mem_fd >= 0 && v->mem_fd != v->vfio)
+		close(v->mem_fd);
+	if (v->reg_fd >= 0)
+		close(v->reg_fd);
+	v->mem = v->reg_page = NULL;
+	v->mem_fd = v->reg_fd = -1;
+}
+
+static int map_by_vfio(struct xvm_ivshmem *v)
+{
+	int ret = xvm_vfio_bar(v->vfio, 0, NULL, &v->vfio_reg);
+
+	if (!ret)
+		ret = xvm_vfio_bar(v->vfio, 2, &v->size, &v->mem_off);
+	if (ret)
+		return ret;
+	v->mem_fd = v->vfio;
+	return map(v);
 }
 
 /* Nobody has done so yet if it was plugged in while the guest ran. */
@@ -317,10 +299,12 @@ int xvm_ivshmem_open(struct xvm_ivshmem *v, const char *root, const char *bdf, i
 	ret = map_registers(v, &p);
 	if (!ret)
 		ret = map_memory(v, &p);
+	if (ret && v->vfio >= 0) {
+		unmap(v);
+		ret = map_by_vfio(v);
+	}
 	if (ret) {
-		/* Why vfio does not do is then what matters. */
-		if (v->vfio >= 0 || !*v->why)
-			fail(v, ret, "it cannot be mapped: %s", strerror(-ret));
+		fail(v, ret, "it cannot be mapped: %s", strerror(-ret));
 		xvm_ivshmem_close(v);
 	}
 	return ret;
@@ -328,18 +312,10 @@ int xvm_ivshmem_open(struct xvm_ivshmem *v, const char *root, const char *bdf, i
 
 void xvm_ivshmem_close(struct xvm_ivshmem *v)
 {
-	if (v->mem)
-		munmap(v->mem, v->size);
-	if (v->reg_page)
-		munmap(v->reg_page, sysconf(_SC_PAGESIZE));
-	if (v->mem_fd >= 0 && v->mem_fd != v->vfio)
-		close(v->mem_fd);
-	if (v->reg_fd >= 0)
-		close(v->reg_fd);
+	unmap(v);
 	if (v->vfio >= 0)
 		close(v->vfio);
-	v->mem = v->reg_page = NULL;
-	v->mem_fd = v->reg_fd = v->vfio = -1;
+	v->vfio = -1;
 }
 
 /* ---- use -------------------------------------------------------------- */
@@ -351,12 +327,25 @@ static volatile uint32_t *reg(const struct xvm_ivshmem *v, uint32_t off)
 
 uint32_t xvm_ivshmem_position(const struct xvm_ivshmem *v)
 {
-	return *reg(v, REG_POSITION);
+	uint32_t n = 0;
+
+	if (v->reg_page)
+		return *reg(v, REG_POSITION);
+	return pread(v->vfio, &n, sizeof(n), (off_t)v->vfio_reg + REG_POSITION) == sizeof(n) ? n
+											     : 0;
 }
 
 void xvm_ivshmem_ring(const struct xvm_ivshmem *v, uint32_t peer, uint32_t vector)
 {
-	*reg(v, REG_DOORBELL) = peer << 16 | vector;
+	uint32_t word = peer << 16 | vector;
+	ssize_t n = sizeof(word);
+
+	if (v->reg_page)
+		*reg(v, REG_DOORBELL) = word;
+	else
+		n = pwrite(v->vfio, &word, sizeof(word), (off_t)v->vfio_reg + REG_DOORBELL);
+	if (n != sizeof(word))
+		xvm_log(LOG_WARNING, "device %s: cannot ring: %s", v->bdf, strerror(errno));
 }
 
 int xvm_ivshmem_vector(struct xvm_ivshmem *v, uint32_t vector, int efd)

@@ -2,15 +2,14 @@
 /*
  * A guest's ivshmem device: its memory (BAR2), its registers (BAR0) and its interrupts.
  *
- * With vfio-pci, which takes an IOMMU or the kernel's no-IOMMU mode, it has interrupts, and the
- * memory is mapped through vfio's descriptor: what is mapped so keeps the device open, whoever else
- * closes it. That matters, as the memory is not there while vfio opens or closes a device. Once
- * mapped by vfio it can't be by sysfs, and what was is gone (SIGBUS). So a device whose memory
- * anybody has mapped by sysfs is left to sysfs, and one that is still open from a former life, by
- * programs that have it mapped, cannot be opened again: the descriptor has to be handed on (keep).
+ * Memory and registers are mapped by sysfs, whose descriptors are good for nothing else: programs
+ * get them. vfio-pci, which takes an IOMMU or the kernel's no-IOMMU mode, brings the interrupts.
+ * Its descriptor could do anything to the device, so it stays here; and no BAR is mapped by it, for
+ * that would take the BAR away from sysfs. Only where the kernel is locked down, and sysfs maps
+ * nothing, is vfio used for all, and programs get its descriptor.
  *
- * Without, memory is mapped by sysfs, and nobody is woken. Registers always are: writing one of
- * them needs no driver.
+ * When vfio's last descriptor is closed, and sometimes when the first is opened, the memory is not
+ * there for a moment. So it is kept over a restart of ours (keep).
  */
 #ifndef XVM_DETECT_IVSHMEM_DEVICE_H
 #define XVM_DETECT_IVSHMEM_DEVICE_H
@@ -25,12 +24,13 @@
 struct xvm_ivshmem {
 	char bdf[16];
 	int vfio;		/* the device's descriptor, or -1 */
-	int mem_fd, reg_fd;	/* to be mapped by processes; reg_fd -1: no doorbell */
+	int mem_fd, reg_fd;	/* to be mapped by programs; reg_fd -1: no doorbell */
 	uint64_t mem_off, size; /* of the memory, in mem_fd */
 	uint32_t reg_off;	/* of the registers, in reg_fd */
 	void *mem, *reg_page;
-	uint32_t vectors; /* 0: no interrupts */
-	char why[160];	  /* there are no interrupts */
+	uint64_t vfio_reg; /* where they are in vfio's descriptor, if they are not mapped */
+	uint32_t vectors;  /* 0: no interrupts */
+	char why[160];	   /* there are no interrupts */
 };
 
 /* root stands before /sys, /dev and /proc: "", or a test's. How many devices there are. */

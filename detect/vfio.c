@@ -58,17 +58,18 @@ static int region(int fd, uint32_t index, struct vfio_region_info *r)
 	return ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, r) ? -errno : 0;
 }
 
-int xvm_vfio_memory(int fd, uint64_t *off, uint64_t *size)
+int xvm_vfio_bar(int fd, uint32_t bar, uint64_t *size, uint64_t *off)
 {
 	struct vfio_region_info r;
-	int ret = region(fd, VFIO_PCI_BAR2_REGION_INDEX, &r);
+	int ret = region(fd, VFIO_PCI_BAR0_REGION_INDEX + bar, &r);
 
 	if (ret)
 		return ret;
-	if (!(r.flags & VFIO_REGION_INFO_FLAG_MMAP))
+	if (size && !(r.flags & VFIO_REGION_INFO_FLAG_MMAP))
 		return -EOPNOTSUPP;
+	if (size)
+		*size = r.size;
 	*off = r.offset;
-	*size = r.size;
 	return 0;
 }
 

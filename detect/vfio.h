@@ -10,8 +10,8 @@
  * device's descriptor in *fd, which is all that has to stay open; or a negative errno. */
 int xvm_vfio_open(const char *root, const char *path, const char *bdf, bool noiommu, int *fd);
 
-/* Where BAR2 is in the descriptor. */
-int xvm_vfio_memory(int fd, uint64_t *off, uint64_t *size);
+/* Where a BAR is in the descriptor. size NULL: it need not be mapped. */
+int xvm_vfio_bar(int fd, uint32_t bar, uint64_t *size, uint64_t *off);
 
 /* Interrupts: how many there are. fresh: nobody has set any up yet. */
 int xvm_vfio_start(int fd, bool fresh, uint32_t *vectors);
