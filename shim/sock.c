@@ -303,6 +303,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	why = xvm_link_up();
 	if (why)
 		return why;
+	xvm_link_poll(); /* regions are told of right behind the welcome */
 	t = atomic_load(&xvm_link_table);
 	if (!t)
 		return XVM_R_NO_DAEMON;

@@ -17,7 +17,7 @@ import time
 import traceback
 
 XVMD, DIR = sys.argv[1], sys.argv[2]
-FMT = "<HHIIiiIIIQ16s128sii16s16s16sHHBBBBIIQQQQ"
+FMT = "<HHIIiiIIIQQQ16s128sii16s16s16sHHBBBBIIQQQQ"
 HELLO, OFFER, WITHDRAW, WAKER, UNPAIR, CTL_DONE = range(1, 7)
 WELCOME, BAD_VERSION, SEEN, PAIRED, REFUSED, PEER_WAKER, PEER_GONE, CTL = range(32, 40)
 SS, SS_ROW, END, STATS, STATS_ROW, RESIDENT, LEAVE, ENTER, STATUS = range(64, 73)
@@ -32,7 +32,7 @@ class Msg:
         v = struct.unpack(FMT, data)
         self.type, self.slot, self.gen, self.pid, self.fd, self.arg, self.arg2 = (
             v[0], v[2], v[3], v[4], v[5], v[6], v[7])
-        self.arg64, self.text, self.row, self.fds = v[9], v[11].split(b"\0")[0].decode(), v[12:], fds
+        self.arg64, self.text, self.row, self.fds = v[9], v[13].split(b"\0")[0].decode(), v[14:], fds
 
 
 def memfd(name, size, data=b""):
@@ -56,7 +56,7 @@ class Client:
         self.id, self.table = m.arg2, m.fds[0]
 
     def send(self, kind, slot=0, gen=0, pid=0, fd=0, arg=0, arg2=0, addr=b"", fds=()):
-        data = struct.pack(FMT, kind, 0, slot, gen, pid, fd, arg, arg2, 0, 0, addr, b"", 0, 0, b"", b"",
+        data = struct.pack(FMT, kind, 0, slot, gen, pid, fd, arg, arg2, 0, 0, 0, 0, addr, b"", 0, 0, b"", b"",
                            b"", *[0] * 12)
         anc = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.s.sendmsg([data], anc)
