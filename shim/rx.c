@@ -51,6 +51,8 @@ static int position(int fd, uint64_t *pos)
 	return -EAGAIN;
 }
 
+static void reach_locked(struct xvm_sock *s, uint64_t epoch);
+
 /*
  * The holder of the lock may have been killed between the kernel's receive and our count of it:
  * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
@@ -58,7 +60,8 @@ static int position(int fd, uint64_t *pos)
 static void recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	uint64_t pos;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t pos, over;
 	int r;
 
 	/* What it had not published has not happened. */
@@ -69,7 +72,12 @@ static void recount_locked(struct xvm_sock *s, int fd)
 	r = position(fd, &pos);
 	if (r == 0 || r == -ENOTCONN)
 		ep->rx_tcp_got = pos;
-	ep->rx_busy = 0;
+	xvm_busy(&ep->rx_busy, false);
+	/* R2: what it took may have reached into the pads behind the boundary. */
+	over = ep->rx_tcp_got - atomic_load(&p->bnd_tcp);
+	if (!(ep->rx_epoch & 1) && atomic_load(&p->epoch) == ep->rx_epoch + 1 &&
+	    (int64_t)over > 0 && over <= atomic_load(&p->tcp_put) - atomic_load(&p->bnd_tcp))
+		reach_locked(s, ep->rx_epoch + 1);
 }
 
 static void consent_locked(struct xvm_sock *s, int fd)
@@ -165,7 +173,7 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 
 	static char sink[4096];
 
-	s->ep->rx_busy = 1;
+	xvm_busy(&s->ep->rx_busy, true);
 	if (xvm_conf.sandboxed) {
 		char buf[256];
 
@@ -180,7 +188,7 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 		s->ep->rx_tcp_got += (uint64_t)r;
 		s->ep->rx_pads += (uint64_t)r;
 	}
-	s->ep->rx_busy = 0;
+	xvm_busy(&s->ep->rx_busy, false);
 	return r < 0 ? -errno : r;
 }
 
@@ -227,10 +235,10 @@ static void error_locked(struct xvm_sock *s, int err)
 
 static void reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
-	s->ep->rx_busy = 1;
+	xvm_busy(&s->ep->rx_busy, true);
 	s->ep->rx_epoch = epoch;
 	atomic_store_explicit(&s->mine.shm->reached, epoch, memory_order_release);
-	s->ep->rx_busy = 0;
+	xvm_busy(&s->ep->rx_busy, false);
 	xvm_epoll_changed(s);
 }
 
@@ -469,10 +477,15 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		if (ep->rx_err)
 			return end_locked(s, io);
 		limit = UINT64_MAX;
-		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
+		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch) {
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
-		ep->rx_busy = 1;
+			/* Entered since settle_locked() looked. To ask the kernel for no bytes
+			 * would be answered by 0 where a pad lies there, and that is no end. */
+			if ((int64_t)limit <= 0)
+				continue;
+		}
+		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(fd, io, limit);
 		if (atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
 		    (atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
@@ -490,7 +503,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 					atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r - over,
 								  memory_order_relaxed);
 				}
-				ep->rx_busy = 0;
+				xvm_busy(&ep->rx_busy, false);
 				if (over && !(io->flags & MSG_PEEK)) {
 					/* The count is beyond the boundary, for pads: we are there.
 					 */
@@ -509,10 +522,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				}
 				return r;
 			}
-			ep->rx_busy = 0;
+			xvm_busy(&ep->rx_busy, false);
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
-				if (r == 0)
+				if (r == 0 && io->left)
 					eof_locked(s);
 				else if (r != -EAGAIN && r != -EINTR)
 					error_locked(s, (int)-r);
@@ -524,7 +537,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			ep->rx_tcp_got += (uint64_t)r;
 			atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
-		ep->rx_busy = 0;
+		xvm_busy(&ep->rx_busy, false);
 		if (r == 0 && io->left)
 			eof_locked(s);
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {

@@ -80,6 +80,18 @@ int xvm_sock_broken(struct xvm_sock *s, int fd);
  * up; -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
 int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
 
+/*
+ * ep->rx_busy, ep->tx_busy: the heir of a killed holder believes them, so what they guard must lie
+ * between the two stores in the machine's code as well. No more is needed: a killed process has
+ * done all up to some instruction.
+ */
+static inline void xvm_busy(uint16_t *busy, bool on)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	*(volatile uint16_t *)busy = on;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
 /* Empty buffers at the head would make the kernel's 0 look like an end. */
 static inline void xvm_io_trim(struct xvm_io *io)
 {

@@ -84,16 +84,16 @@ static int pad_locked(struct xvm_sock *s, int fd)
 		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 		return -EPIPE;
 	}
-	ep->tx_busy = 1;
+	xvm_busy(&ep->tx_busy, true);
 	r = send_pad(fd);
 	if (r == 0) {
 		ep->tx_tcp_put++;
-		ep->tx_busy = 0;
+		xvm_busy(&ep->tx_busy, false);
 		ep->tx_pads++;
 		XVM_COUNT(pads_sent);
 		return 0;
 	}
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		ep->rx_kcheck = 1;
@@ -106,10 +106,13 @@ static int owed_locked(struct xvm_sock *s, int fd)
 
 	if (!s->ep->tx_pad_owed)
 		return 0;
+	xvm_busy(&s->ep->tx_busy, true);
 	r = send_pad(fd);
+	if (r == 0)
+		s->ep->tx_pad_owed = 0;
+	xvm_busy(&s->ep->tx_busy, false);
 	if (r < 0)
 		return r;
-	s->ep->tx_pad_owed = 0;
 	s->ep->tx_pads++;
 	XVM_COUNT(pads_sent);
 	return 0;
@@ -127,16 +130,17 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	recount_locked(s, fd);
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
+	/* Its holder may be killed from here on: see recount_locked(). */
+	xvm_busy(&ep->tx_busy, true);
 	ep->tx_tcp_put++;
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	ep->tx_busy = 1;
 	ep->tx_pad_owed = 1;
 	ep->tx_epoch++;
 	/* Pairs with the acquire in settle_locked(): the boundary is there before the epoch. */
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
 	owed_locked(s, fd);
@@ -183,10 +187,10 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	ep->tx_busy = 1;
+	xvm_busy(&ep->tx_busy, true);
 	ep->tx_epoch++;
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, XVM_R_NONE);
 	XVM_COUNT(enters);
 	xvm_epoll_changed(s);
@@ -197,17 +201,41 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 static void recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
 	uint64_t pos;
+	int r = -EAGAIN;
 
+	/* What it had not published has not happened. */
+	ep->tx_head = atomic_load_explicit(&m->head, memory_order_relaxed);
 	if (!ep->tx_busy)
 		return;
-	ep->tx_epoch = atomic_load(&s->mine.shm->epoch);
-	if ((atomic_load(&ep->flags) & XVM_EPF_TX_POS) && position(ep, fd, &pos) == 0) {
+	ep->tx_epoch = atomic_load(&m->epoch);
+	if (ep->tx_epoch & 1)
+		ep->tx_pad_owed = 0; /* killed before the leave was published */
+	if (atomic_load(&ep->flags) & XVM_EPF_TX_POS)
+		for (int i = 0; i < 100 && r == -EAGAIN; i++)
+			r = position(ep, fd, &pos);
+	if (r == 0 && ep->tx_pad_owed) {
+		/* Published with the pad in it, which may have been sent by now. */
+		ep->tx_tcp_put = atomic_load(&m->bnd_tcp);
+		if (pos == ep->tx_tcp_put)
+			ep->tx_pad_owed = 0;
+	} else if (r == 0) {
 		ep->tx_tcp_put = pos;
 		if (ep->tx_epoch & 1)
-			atomic_store(&s->mine.shm->tcp_put, pos);
+			atomic_store(&m->tcp_put, pos);
 	}
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
+}
+
+/* With what a holder that was killed has left behind put in order. */
+static int lock_tx(struct xvm_sock *s, int fd)
+{
+	int r = xvm_lock(&s->ep->tx_lock);
+
+	if (r == 0)
+		recount_locked(s, fd);
+	return r;
 }
 
 /* One kernel send, never waiting. */
@@ -327,11 +355,11 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 			return -EAGAIN;
 	}
 	if (!(ep->tx_epoch & 1) && !enter_locked(s, fd)) {
-		ep->tx_busy = 1;
+		xvm_busy(&ep->tx_busy, true);
 		r = kernel_send(fd, io);
 		if (r > 0)
 			ep->tx_tcp_put += (uint64_t)r;
-		ep->tx_busy = 0;
+		xvm_busy(&ep->tx_busy, false);
 		if (r > 0) {
 			atomic_fetch_add_explicit(&ep->n_tx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
@@ -387,6 +415,7 @@ void xvm_tx_enter(struct xvm_sock *s, int fd)
 	    !atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
 	    xvm_trylock(&s->ep->tx_lock) < 0)
 		return;
+	recount_locked(s, fd);
 	if (!(s->ep->tx_epoch & 1))
 		enter_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
@@ -442,7 +471,7 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 		atomic_store_explicit(rung, word, memory_order_relaxed);
 		return;
 	}
-	if (!locked && xvm_lock(&s->ep->tx_lock) < 0)
+	if (!locked && lock_tx(s, fd) < 0)
 		return;
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
@@ -456,7 +485,7 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 
 int xvm_tx_probe(struct xvm_sock *s, int fd)
 {
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
 		pad_locked(s, fd);
@@ -473,7 +502,7 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s)
 
 int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
-	int r = xvm_lock(&s->ep->tx_lock);
+	int r = lock_tx(s, fd);
 
 	if (r < 0)
 		return -EAGAIN;
@@ -484,7 +513,7 @@ int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)
 
 void xvm_tx_shutdown(struct xvm_sock *s, int fd)
 {
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return;
 	owed_locked(s, fd);
 	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
@@ -495,7 +524,7 @@ void xvm_tx_shutdown(struct xvm_sock *s, int fd)
 
 void xvm_tx_finish(struct xvm_sock *s, int fd)
 {
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return;
 	owed_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
