@@ -308,7 +308,7 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		if ((int64_t)due < 0)
 			return xvm_sock_broken(s, fd);
 		/* W6: one that sleeps for room by pad has to see it: there will be no other. */
-		if (due && atomic_load(&ep->tx_sleeper) &&
+		if (due && xvm_sock_sleeps(&ep->tx_sleeper) &&
 		    XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD)
 			return 0;
 		if (due) {
@@ -352,7 +352,9 @@ static bool keep_pads(struct xvm_sock *s)
 	if (!data && !room)
 		return false;
 	atomic_thread_fence(memory_order_seq_cst);
-	return (data && xvm_rx_peek(s)) || (room && xvm_tx_peek(s));
+	/* One who was killed in his sleep takes no pad away. */
+	return (data && xvm_rx_peek(s) && xvm_sock_sleeps(&s->ep->rx_sleeper)) ||
+	       (room && xvm_tx_peek(s) && xvm_sock_sleeps(&s->ep->tx_sleeper));
 }
 
 /* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -253,6 +254,36 @@ Test(phases, random_walk)
 		cr_assert_eq(got, sent);
 	}
 	cr_assert_gt(switches, 500);
+}
+
+/* A number that no process has: that of a child that was waited for. */
+static uint64_t nobody_lives(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	waitpid(pid, NULL, 0);
+	return (uint64_t)pid << 32;
+}
+
+/* W6: pads stay for one who sleeps by them; not for a fork that was killed in its sleep. */
+Test(phases, killed_asleep)
+{
+	enter();
+	take(10, 0);
+	take(1, 0);
+	atomic_store(&s[1]->ep->tx_sleeper, nobody_lives() | 1);
+	atomic_store(&s[1]->mine.shm->sleep_room, XVM_SLEEP(7, XVM_WAKER_PAD));
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), 0);
+	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
+	cr_assert_eq(put(20), 20);
+	cr_assert(!on_ring());
+	settle();
+	cr_assert_eq(take(100, 0), 20);
+	atomic_store(&s[1]->ep->rx_sleeper, nobody_lives() | 1);
+	xvm_sock_arm(s[1], fd[1], EPOLLIN, NULL, 1000);
+	cr_assert_eq(atomic_load(&s[1]->ep->rx_sleeper) >> 32, getpid());
 }
 
 /* The sender's half is its own to write: nothing in it may hurt. */
