@@ -60,7 +60,8 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 		out |= interest & IN_BITS;
 	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
 		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
-	if (*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE)
+	if ((*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE) ||
+	    atomic_load(&s->ep->tx_err))
 		out |= EPOLLERR; /* taken from the kernel, not yet told */
 	out |= (r | kernel) & interest & EPOLLRDHUP;
 	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))

@@ -15,6 +15,8 @@
 #include "shim/stream.h"
 #include "transport/lock.h"
 
+#define PADS_MAX 64 /* receives of pads in a row */
+
 enum { EOF_NONE, EOF_FIN };
 
 /* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
@@ -205,8 +207,15 @@ static ssize_t peek1(struct xvm_sock *s, int fd)
 	return r < 0 ? -errno : r;
 }
 
+static void error_locked(struct xvm_sock *s, int err);
+
 static void eof_locked(struct xvm_sock *s)
 {
+	int err = atomic_exchange(&s->ep->tx_err, 0);
+
+	/* The kernel tells an error once, and it has told a pad. */
+	if (err && !s->ep->rx_err)
+		error_locked(s, err);
 	s->ep->rx_eof = EOF_FIN;
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
 		xvm_epoll_changed(s);
@@ -215,15 +224,18 @@ static void eof_locked(struct xvm_sock *s)
 /*
  * The kernel resets a connection whose process ends with input unread, and takes pads for input.
  * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
- * say.
+ * say. Not where its own direction was on TCP: of that the reset may have cost bytes.
  */
 static void error_locked(struct xvm_sock *s, int err)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
-	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch;
+	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch, epoch = atomic_load(&p->epoch);
+	bool ring = (epoch & 1) &&
+		    (epoch == ep->rx_epoch || atomic_load(&p->bnd_tcp) == ep->rx_tcp_got);
 
-	if (err == ECONNRESET && (sending & 1) && atomic_load(&p->reached) == sending &&
+	if (err == ECONNRESET && ring && (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
+	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed)) {
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
@@ -368,7 +380,7 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 	if (ep->rx_err)
 		return false;
 	ep->rx_kcheck = 0;
-	for (int looks = 0;; looks++) {
+	for (int looks = 0, taken = 0;; looks++) {
 		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
 		if (ep->rx_eof && !due)
 			return false; /* told by the flag, with pads still to be taken */
@@ -388,8 +400,13 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 				return true;
 			}
 		}
-		if (r > 0)
+		/* An honest peer sends one to a sleeper; one that lies is not to keep us here. */
+		if (r > 0 && ++taken < PADS_MAX)
 			continue;
+		if (r > 0) {
+			ep->rx_kcheck = 1;
+			return false;
+		}
 		if (r == 0)
 			eof_locked(s);
 		else if (r != -EAGAIN && r != -EINTR)
@@ -540,8 +557,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
 		xvm_busy(&ep->rx_busy, false);
-		if (r == 0 && io->left)
+		if (r == 0 && io->left) {
 			eof_locked(s);
+			return end_locked(s, io);
+		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
 			error_locked(s, (int)-r);
 			return end_locked(s, io);
@@ -632,6 +651,8 @@ int xvm_rx_error(struct xvm_sock *s)
 		err = s->ep->rx_err;
 		s->ep->rx_err = EPIPE;
 		eof_locked(s);
+	} else if (!s->ep->rx_err) {
+		err = atomic_exchange(&s->ep->tx_err, 0);
 	}
 	xvm_unlock(&s->ep->rx_lock);
 	return err;

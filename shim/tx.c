@@ -71,6 +71,15 @@ static int send_pad(int fd)
 	return r == 1 ? 0 : -errno;
 }
 
+/* What a pad took from the kernel, in a call that has no error to tell: rx.c tells it. */
+static void keep_error(struct xvm_shm_ep *ep, int r)
+{
+	int none = 0;
+
+	if (r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS && r != -EPIPE)
+		atomic_compare_exchange_strong(&ep->tx_err, &none, -r);
+}
+
 /* S4. 0 if a pad is on its way, or a negative errno. */
 static int pad_locked(struct xvm_sock *s, int fd)
 {
@@ -143,7 +152,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
-	owed_locked(s, fd);
+	keep_error(ep, owed_locked(s, fd));
 	xvm_epoll_changed(s);
 	return 0;
 }
@@ -306,7 +315,8 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 		ep->rx_kcheck = 1;
 		if (pfd.revents & POLLRDHUP)
 			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
-		if (pfd.revents & (POLLERR | POLLHUP))
+		/* Not POLLERR alone, which a time stamp makes too: the kernel would send. */
+		if (pfd.revents & POLLHUP)
 			return -EPIPE;
 	}
 	return 0;
@@ -476,7 +486,10 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
 		/* No room for a pad: the peer has bytes to read, or will be asked again. */
-		if (pad_locked(s, fd) != -EAGAIN)
+		int r = pad_locked(s, fd);
+
+		keep_error(s->ep, r);
+		if (r != -EAGAIN)
 			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
 	if (!locked)
@@ -488,7 +501,7 @@ int xvm_tx_probe(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
-		pad_locked(s, fd);
+		keep_error(s->ep, pad_locked(s, fd));
 	xvm_unlock(&s->ep->tx_lock);
 	return 0;
 }

@@ -161,6 +161,7 @@ struct xvm_shm_ep {
 	_Atomic uint32_t want;	   /* XVM_WANT_*: the operator's wish */
 	_Atomic uint32_t forking;  /* forks under way that will have the mapping */
 	_Atomic uint32_t final;	   /* 1: the last holder has closed it, and gives the slot back */
+	_Atomic int32_t tx_err;	   /* errno that a pad took from the kernel; nobody was told yet */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
 	uint16_t rx_kcheck;	 /* the kernel has something to say (FIN, RST, pads) */

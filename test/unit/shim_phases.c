@@ -256,6 +256,56 @@ Test(phases, random_walk)
 	cr_assert_gt(switches, 500);
 }
 
+static ssize_t take_back(void)
+{
+	uint8_t c;
+	struct iovec iov = {&c, 1};
+	struct xvm_io io = {.iov = &iov, .iovcnt = 1, .left = 1, .flags = MSG_DONTWAIT};
+
+	return xvm_rx(s[0], fd[0], &io);
+}
+
+static void reset_by_peer(void)
+{
+	struct linger lg = {1, 0};
+
+	setsockopt(fd[1], SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
+	close(fd[1]);
+}
+
+/* A pad takes the kernel's error away; it is told all the same. */
+Test(phases, reset_found_by_a_pad)
+{
+	enter();
+	reset_by_peer(); /* with bytes unread in the ring: no mere matter of pads */
+	atomic_fetch_add(&s[1]->mine.shm->sleep_data, 256);
+	cr_assert_eq(put(10), 10);
+	cr_assert(xvm_sock_poll(s[0], fd[0], EPOLLIN, 0) & EPOLLERR);
+	cr_assert_eq(take_back(), -ECONNRESET);
+	cr_assert_eq(take_back(), 0);
+}
+
+/* What was unread was a pad: TCP would have said that it was the end. But only where the bytes of
+ * the other direction, which a reset would cost, are in the ring. */
+Test(phases, reset_for_a_pad)
+{
+	enter();
+	take(10, 0);
+	xvm_rx_consent(s[0], fd[0]);
+	xvm_tx_enter(s[1], fd[1]);
+	cr_assert_eq(take_back(), -EAGAIN);
+	reset_by_peer();
+	cr_assert_eq(take_back(), 0);
+}
+
+Test(phases, reset_while_the_other_direction_is_on_tcp)
+{
+	enter();
+	take(10, 0);
+	reset_by_peer();
+	cr_assert_eq(take_back(), -ECONNRESET);
+}
+
 /* A number that no process has: that of a child that was waited for. */
 static uint64_t nobody_lives(void)
 {
