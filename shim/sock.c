@@ -203,6 +203,8 @@ static bool supported(int fd)
 	socklen_t len = sizeof(int);
 	int v = 0;
 
+	if (REAL(fcntl)(fd, F_GETFL) & O_ASYNC)
+		return false;
 	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
 		return false;
 	len = sizeof(v);
