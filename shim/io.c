@@ -315,6 +315,18 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 	return i ? (int)i : (int)r;
 }
 
+/* A byte of urgent data is counted by its sender and, out of line, not by its receiver. Said also
+ * before the socket is paired: the other end may have consented by then. */
+static void urgent(int fd, int flags)
+{
+	struct xvm_sock *s = flags & MSG_OOB ? xvm_sock_get(fd) : NULL;
+
+	if (!s)
+		return;
+	xvm_sock_never(s, XVM_R_UNSUPPORTED);
+	xvm_sock_put(s);
+}
+
 XVM_WRAP ssize_t write(int fd, const void *buf, size_t n)
 {
 	DATA_CALL(false, move1(s, fd, false, buf, n, 0), REAL(write)(fd, buf, n));
@@ -327,6 +339,7 @@ XVM_WRAP ssize_t __write(int fd, const void *buf, size_t n)
 
 XVM_WRAP ssize_t send(int fd, const void *buf, size_t n, int flags)
 {
+	urgent(fd, flags);
 	DATA_CALL(false, move1(s, fd, false, buf, n, flags), REAL(send)(fd, buf, n, flags));
 }
 
@@ -338,6 +351,7 @@ XVM_WRAP ssize_t __send(int fd, const void *buf, size_t n, int flags)
 XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *sa,
 			socklen_t len)
 {
+	urgent(fd, flags);
 	/* A connected stream ignores the address. */
 	DATA_CALL(false, move1(s, fd, false, buf, n, flags),
 		  REAL(sendto)(fd, buf, n, flags, sa, len));
@@ -350,9 +364,11 @@ XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	struct xvm_sock *counted, *s = xvm_io_claim(fd, false, &counted);
+	struct xvm_sock *counted, *s;
 	struct msghdr mh;
 
+	urgent(fd, flags);
+	s = xvm_io_claim(fd, false, &counted);
 	if (s)
 		return movemsg(s, fd, false, msg, &mh, flags);
 	if (!counted && xvm_fdtab && has_control(msg))

@@ -100,6 +100,8 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		errno = ESPIPE;
 		return -1;
 	}
+	if (n == 0)
+		return 0;
 	if (n > sizeof(buf))
 		n = sizeof(buf);
 	if (from) {
@@ -109,24 +111,30 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		if (size < 0 || REAL(ioctl)(out, FIONREAD, &used) < 0)
 			return -1;
 		pfd = (struct pollfd){.fd = out, .events = POLLOUT};
-		if (REAL(poll)(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <=
-		    0) {
+		r = REAL(poll)(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1);
+		if (r == 0)
 			errno = EAGAIN;
+		if (r <= 0)
 			return -1;
-		}
 		if (n > 4096)
 			n = used ? 4096 : n; /* POLLOUT promises one page */
 		if (n > (size_t)size)
 			n = (size_t)size;
+		if (pfd.revents & POLLERR) { /* nobody reads: before anything is received */
+			raise(SIGPIPE);
+			errno = EPIPE;
+			return -1;
+		}
 		r = recv(in, buf, n, 0); /* SPLICE_F_NONBLOCK is about the pipe */
 		for (done = 0; done < r; done += w) {
 			w = REAL(write)(out, buf + done, (size_t)(r - done));
-			if (w < 0) {
-				pfd.revents = 0;
-				if (errno != EAGAIN || REAL(poll)(&pfd, 1, -1) < 0)
-					return -1;
+			/* What was received is in our hands: no signal may end this. */
+			if (w < 0 && errno == EAGAIN)
+				REAL(poll)(&pfd, 1, -1);
+			else if (w < 0 && errno != EINTR)
+				return -1;
+			if (w < 0)
 				w = 0;
-			}
 		}
 		return r;
 	}
@@ -135,11 +143,6 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 
 	if (!s)
 		return REAL(splice)(in, ioff, out, ooff, n, flags);
-	if (!(xvm_sock_peek(s, EPOLLOUT) & EPOLLOUT) && dontwait) {
-		xvm_sock_put(s);
-		errno = EAGAIN;
-		return -1;
-	}
 	if (n > s->mine.ring_size / 2)
 		n = s->mine.ring_size / 2;
 	xvm_sock_put(s);
@@ -149,20 +152,21 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		return -1;
 	}
 	pfd = (struct pollfd){.fd = out, .events = POLLOUT};
-	if (poll(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1) <= 0) {
+	r = poll(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1);
+	if (r == 0)
 		errno = EAGAIN;
+	if (r <= 0)
 		return -1;
-	}
 	r = REAL(read)(in, buf, n);
 	for (done = 0; done < r; done += w) {
 		w = send(out, buf + done, (size_t)(r - done), 0);
-		if (w < 0) {
-			if (errno != EAGAIN)
-				return done ? done : -1;
-			pfd.revents = 0;
+		/* It is out of the pipe: neither a signal nor a full socket may end this. */
+		if (w < 0 && errno == EAGAIN)
 			poll(&pfd, 1, -1);
+		else if (w < 0 && errno != EINTR)
+			return done ? done : -1;
+		if (w < 0)
 			w = 0;
-		}
 	}
 	return r;
 }

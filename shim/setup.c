@@ -22,7 +22,7 @@ XVM_WRAP int socket(int domain, int type, int protocol)
 	int fd = REAL(socket)(domain, type, protocol);
 
 	/* Whatever had this number was closed behind our back. */
-	if (fd >= 0 && __builtin_expect(xvm_fdtab_peek(fd) != NULL, 0))
+	if (fd >= 0 && __builtin_expect(xvm_fdtab_peek(fd) != NULL, 0) && !xvm_in_vfork())
 		xvm_fdtab_clear(fd);
 	return fd;
 }
@@ -223,13 +223,15 @@ XVM_WRAP int fcntl(int fd, int cmd, ...)
 	if (r < 0)
 		return r;
 	if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) {
-		if (f || xvm_fdtab_peek(r))
+		if ((f || xvm_fdtab_peek(r)) && !xvm_in_vfork())
 			xvm_fdtab_dup(fd, r);
 	} else if (f && cmd == F_SETFL && (s = xvm_sock_get(fd))) {
 		if ((long)arg & O_NONBLOCK)
 			atomic_fetch_or(&s->ep->flags, XVM_EPF_NONBLOCK);
 		else
 			atomic_fetch_and(&s->ep->flags, ~XVM_EPF_NONBLOCK);
+		if ((long)arg & O_ASYNC) /* the kernel makes no signal of what comes by the ring */
+			xvm_sock_never(s, XVM_R_UNSUPPORTED);
 		xvm_sock_put(s);
 	}
 	return r;

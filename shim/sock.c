@@ -205,6 +205,8 @@ static bool supported(int fd)
 	socklen_t len = sizeof(int);
 	int v = 0;
 
+	if (REAL(fcntl)(fd, F_GETFL) & O_ASYNC)
+		return false;
 	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
 		return false;
 	len = sizeof(v);
@@ -379,13 +381,17 @@ static int any_fd(struct xvm_sock *s)
 
 static struct xvm_sock *slot_get(uint32_t slot, uint32_t gen, int *fd)
 {
-	struct xvm_sock *s;
+	struct xvm_sock *s, *got;
 
 	if (slot >= XVM_ARENA_EPS || !(s = atomic_load(&by_slot[slot])))
 		return NULL;
 	*fd = any_fd(s);
-	if (*fd < 0 || xvm_sock_get(*fd) != s) /* a wrong reference can only be a closing race */
+	got = *fd < 0 ? NULL : xvm_sock_get(*fd);
+	if (got != s) { /* closed meanwhile, and the number used again */
+		if (got)
+			xvm_sock_put(got);
 		return NULL;
+	}
 	if (s->gen != gen) {
 		xvm_sock_put(s);
 		return NULL;

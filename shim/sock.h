@@ -80,6 +80,13 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest);
 int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq);
 void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w, uint64_t who);
 
+/* Armed for room without a bound, and about to ask the kernel for kmask: could nobody end that
+ * sleep (W4, S7)? Then it needs a bound. */
+bool xvm_sock_unwakeable(struct xvm_sock *s, uint32_t kmask);
+
+/* Does who is named in ep->rx_sleeper or tx_sleeper live? */
+bool xvm_sock_sleeps(_Atomic uint64_t *sleeper);
+
 /* Counters that move whenever new input (or end of input), or new room, has come: for edges. */
 struct xvm_edge {
 	uint64_t in, out;

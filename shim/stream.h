@@ -83,6 +83,12 @@ static inline bool xvm_tx_owes(const struct xvm_sock *s)
 {
 	return *(volatile uint16_t *)&s->ep->tx_owed != XVM_OWED_NOTHING;
 }
+/* C2: up to where in the ring it has been sent again. It goes with tx_tcp_put alone, so that the
+ * heir of a killed sender knows it from the kernel's count. */
+static inline uint64_t xvm_tx_resend(const struct xvm_shm_ep *ep)
+{
+	return *(volatile uint64_t *)&ep->tx_resend + *(volatile uint64_t *)&ep->tx_tcp_put;
+}
 /* shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later, when
  * what is owed has been sent. */
 bool xvm_tx_shutdown(struct xvm_sock *s, int fd);
@@ -117,6 +123,18 @@ int xvm_sock_broken(struct xvm_sock *s, int fd);
 /* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is
  * up; -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
 int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
+
+/*
+ * ep->rx_busy, ep->tx_busy: the heir of a killed holder believes them, so what they guard must lie
+ * between the two stores in the machine's code as well. No more is needed: a killed process has
+ * done all up to some instruction.
+ */
+static inline void xvm_busy(uint16_t *busy, bool on)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	*(volatile uint16_t *)busy = on;
+	atomic_signal_fence(memory_order_seq_cst);
+}
 
 /* Empty buffers at the head would make the kernel's 0 look like an end. */
 static inline void xvm_io_trim(struct xvm_io *io)

@@ -445,6 +445,10 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 	}
 	/* After the arming: a direction that leaves the ring from here on rings us. */
 	masks(p, valve);
+	for (unsigned i = 0; bound < 0 && i < p->nslots; i++)
+		if ((p->slots[i].armed & EPOLLOUT) &&
+		    xvm_sock_unwakeable(p->slots[i].s, (uint32_t)p->k[p->slots[i].i].events))
+			bound = 5;
 	if (bound >= 0 && (ns < 0 || ns > (int64_t)bound * 1000000))
 		ns = (int64_t)bound * 1000000;
 	XVM_COUNT(sleeps);
