@@ -513,6 +513,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.rung = false;
 	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
 		goto out;
+	pthread_testcancel(); /* rings may answer without the kernel */
 	w.in.n = 0;
 	w.in.more = w.counted = false;
 	w.e = xvm_epset_get(epfd);
@@ -531,7 +532,7 @@ out:
 static bool straight(int epfd, const struct epoll_event *evs, int max)
 {
 	xvm_link_poll();
-	return xvm_epset_plain(epfd) || max <= 0 ||
+	return xvm_epset_plain(epfd) || max <= 0 || max > INT_MAX / (int)sizeof(*evs) ||
 	       xvm_user_wild((uintptr_t)evs, (uintptr_t)evs + (size_t)max * sizeof(*evs));
 }
 

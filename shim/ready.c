@@ -9,7 +9,7 @@
 #include "shim/epoll.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "shim/waker.h"
 #include "transport/lock.h"
@@ -57,7 +57,7 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 	    ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
 	      (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
 	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
-	    REAL(poll)(&pfd, 1, 0) > 0)
+	    xvm_quiet_poll(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
 	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
 	r = xvm_rx_ready(s, fd,
@@ -294,33 +294,46 @@ static bool spin(struct xvm_sock *s, uint32_t what)
 	return false;
 }
 
-struct sleep {
+struct nap {
 	struct xvm_sock *s;
 	uint32_t what;
 	struct xvm_waker *w;
 };
 
-/* The thread is cancelled in its sleep, which nobody is to take for one that goes on. */
+/* The thread is cancelled in its sleep. Our ring may have come: it is not for the next one. */
 static void cancelled(void *arg)
 {
-	struct sleep *me = arg;
+	struct nap *n = arg;
 
-	xvm_sock_disarm(me->s, me->what, me->w, xvm_lock_tid());
-	if (me->w)
-		xvm_waker_put(me->w);
-	xvm_sock_put(me->s); /* the wrapper's */
+	xvm_sock_disarm(n->s, n->what, n->w, xvm_lock_tid());
+	if (n->w) {
+		xvm_waker_drain(n->w);
+		xvm_waker_put(n->w);
+	}
 }
 
-static int guarded_poll(struct sleep *me, struct pollfd *pfd, const struct timespec *ts)
+/* The sleep itself, a cancellation point. A negative errno on failure. */
+static int sleep_guarded(struct nap *nap, struct pollfd pfd[2], const struct timespec *ts)
 {
 	int r;
 
-	pthread_cleanup_push(cancelled, me);
+	pthread_cleanup_push(cancelled, nap);
 	r = REAL(ppoll)(pfd, 2, ts, NULL);
 	if (r < 0)
 		r = -errno;
 	pthread_cleanup_pop(0);
 	return r;
+}
+
+int xvm_sock_wait_more(int fd, uint64_t deadline)
+{
+	/* All but the end of the stream looks to the kernel as what is there already. */
+	struct timespec ts = {0, 1000000};
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+
+	if (REAL(ppoll)(&pfd, 1, &ts, NULL))
+		return -EINTR;
+	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
 }
 
 int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed)
@@ -364,7 +377,7 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	}
 	pfd[1].fd = w ? w->fd : -1;
 	XVM_COUNT(sleeps);
-	r = guarded_poll(&(struct sleep){s, what, w}, pfd, end ? &ts : NULL);
+	r = sleep_guarded(&(struct nap){s, what, w}, pfd, end ? &ts : NULL);
 	now = xvm_now_ns();
 	if (ring)
 		xvm_spin_slept(now - start);

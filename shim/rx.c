@@ -4,6 +4,7 @@
  * back to TCP (R4), the end (R5). Everything named *_locked runs under ep->rx_lock, and
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
+#define XVM_REAL_IS_QUIET
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -12,7 +13,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "transport/lock.h"
 
@@ -127,9 +128,10 @@ static void nothing_else(struct xvm_io *io)
 {
 	if (!io->msg)
 		return;
-	io->msg->msg_namelen = 0;
+	if (io->msg->msg_name)
+		io->msg->msg_namelen = 0;
 	io->msg->msg_controllen = 0;
-	io->msg->msg_flags = 0;
+	io->msg->msg_flags = io->flags & MSG_CMSG_CLOEXEC;
 }
 
 /* One kernel receive of at most limit bytes, never waiting. */
@@ -161,12 +163,14 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 		r = REAL(recvmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
 	}
-	nothing_else(io);
 	memset(&mh, 0, sizeof(mh));
 	mh.msg_iov = part ? &one : io->iov;
 	mh.msg_iovlen = part ? 1 : io->iovcnt;
 	r = REAL(recvmsg)(fd, &mh, flags);
-	return r < 0 ? -errno : r;
+	if (r < 0)
+		return -errno;
+	nothing_else(io);
+	return r;
 }
 
 /* Throw away at most n bytes that are known to be pads. */
@@ -520,13 +524,12 @@ static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 {
 	int err = s->ep->rx_err;
 
-	nothing_else(io);
-
 	if (err && err != EPIPE) {
 		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
 		eof_locked(s);
 		return -err;
 	}
+	nothing_else(io);
 	return 0;
 }
 
@@ -695,6 +698,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
 	ssize_t r, done = 0;
+	bool last = false;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(
@@ -712,8 +716,17 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = take_locked(s, fd, io, wait);
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
-			if (io->flags & MSG_PEEK)
-				return r;
+			if (io->flags & MSG_PEEK) {
+				size_t all =
+					io->left < s->peer.ring_size ? io->left : s->peer.ring_size;
+
+				if (!(io->flags & MSG_WAITALL) || !wait || last || (size_t)r >= all)
+					return r;
+				if (timeo && !deadline)
+					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
+				last = xvm_sock_wait_more(fd, deadline) < 0;
+				continue;
+			}
 			xvm_rx_room(s, fd);
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
 			if (!(io->flags & MSG_WAITALL) || io->left == 0)
@@ -724,7 +737,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, fd, EPOLLIN, deadline, timeo != 0);
+		/* With something done the kernel restarts no call either. */
+		r = xvm_sock_wait(s, fd, EPOLLIN, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}
@@ -875,7 +889,8 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	} while (ep->rx_kcheck && ask_kernel_locked(s, fd));
 	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
 		out |= EPOLLIN;
-	if (atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT))
+	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
+	    atomic_load(&s->peer.shm->fin)) /* before the kernel is asked again */
 		out |= EPOLLRDHUP;
 	xvm_unlock(&ep->rx_lock);
 	return out;

@@ -203,9 +203,9 @@ static void local_options(struct xvm_shm_ep *ep, int fd)
 static bool supported(int fd)
 {
 	socklen_t len = sizeof(int);
-	int v = 0;
+	int v = REAL(fcntl)(fd, F_GETFL);
 
-	if (REAL(fcntl)(fd, F_GETFL) & O_ASYNC)
+	if (v < 0 || (v & O_ASYNC)) /* no signal would come */
 		return false;
 	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
 		return false;

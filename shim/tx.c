@@ -4,6 +4,7 @@
  * noticing that nobody is there (S7). Everything named *_locked runs under ep->tx_lock and
  * never waits.
  */
+#define XVM_REAL_IS_QUIET
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -12,7 +13,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "transport/lock.h"
 
@@ -580,13 +581,14 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
 			if (io->left == 0 || !wait)
 				return done;
+			io->flags |= MSG_NOSIGNAL; /* what is done is told, not the error */
 			continue;
 		}
 		if (r != -EAGAIN || !wait)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, fd, EPOLLOUT, deadline, timeo != 0);
+		r = xvm_sock_wait(s, fd, EPOLLOUT, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}
@@ -714,16 +716,4 @@ uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
 		return xvm_tx_peek(s) || (kernel & (EPOLLERR | EPOLLHUP)) ? EPOLLOUT : 0;
 	return xvm_tx_owes(s) ? 0 : kernel & EPOLLOUT;
-}
-
-size_t xvm_tx_pending(struct xvm_sock *s, int fd)
-{
-	uint64_t used = 0;
-	int outq = 0;
-
-	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
-		used = *(volatile uint64_t *)&s->ep->tx_head - atomic_load(&s->peer.shm->tail);
-	else if (!REAL(ioctl)(fd, SIOCOUTQ, &outq) && xvm_tx_owes(s))
-		used = *(volatile uint64_t *)&s->ep->tx_head - xvm_tx_resend(s->ep);
-	return used <= s->mine.ring_size ? (size_t)used + (size_t)outq : 0;
 }
