@@ -253,9 +253,10 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 {
 	/* The kernel drops a registration with the open file, not with the descriptor. */
 	bool last = atomic_load(&s->file.nfds) <= 1;
-	/* And xvmd may hold the open file a moment longer than we do. */
-	bool offered = last && atomic_load(&s->ep->state) == XVM_EP_OFFERED &&
-		       !(atomic_load(&s->ep->flags) & XVM_EPF_SEEN);
+	/* And xvmd may hold the open file a moment longer than we do, or our own threads may. */
+	bool outlives = last && ((atomic_load(&s->ep->state) == XVM_EP_OFFERED &&
+				  !(atomic_load(&s->ep->flags) & XVM_EPF_SEEN)) ||
+				 atomic_load(&s->kept) >= 0);
 	struct xvm_epoll *e;
 	struct xvm_reg *r;
 
@@ -274,7 +275,7 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 					break;
 				continue;
 			}
-			if (offered && !r->gone)
+			if (outlives && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
 			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;

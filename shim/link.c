@@ -456,6 +456,7 @@ bool xvm_fd_vacate(int fd)
 		sock = to;
 	if (xvm_arena_fd == fd)
 		xvm_arena_fd = to;
+	xvm_sock_vacated(fd, to);
 	for (int i = 0; i < XVM_WAKERS_MAX; i++) {
 		struct xvm_waker *w = atomic_load(&wakers[i]);
 

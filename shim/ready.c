@@ -306,6 +306,7 @@ static void cancelled(void *arg)
 	struct nap *n = arg;
 
 	xvm_sock_disarm(n->s, n->what, n->w, xvm_lock_tid());
+	atomic_fetch_sub(&n->s->asleep, 1);
 	if (n->w) {
 		xvm_waker_drain(n->w);
 		xvm_waker_put(n->w);
@@ -336,23 +337,31 @@ int xvm_sock_wait_more(int fd, uint64_t deadline)
 	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
 }
 
-int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed)
+int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline, bool timed)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
 				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
 	struct xvm_waker *w = NULL;
-	struct pollfd pfd[2] = {{.fd = fd}, {.events = POLLIN}};
+	int fd;
+	struct pollfd pfd[2] = {{.fd = -1}, {.events = POLLIN}};
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
 	int bound, r;
 
-	if (xvm_fdtab_peek(fd) != &s->file)
-		return -EBADF; /* closed by another thread, perhaps reused */
+	/* Counted before the look; who closes it looks at the count first. */
+	atomic_fetch_add(&s->asleep, 1);
+	fd = *fdp = xvm_sock_fd(s, *fdp);
+	if (fd < 0) {
+		atomic_fetch_sub(&s->asleep, 1);
+		return -EBADF; /* closed by another thread just when this one came in */
+	}
 	xvm_link_poll();
 	obey(s, fd);
-	if (ring && spin(s, what))
+	if (ring && spin(s, what)) {
+		atomic_fetch_sub(&s->asleep, 1);
 		return 0;
+	}
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
@@ -370,6 +379,7 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 		ts.tv_sec = (time_t)(now / 1000000000);
 		ts.tv_nsec = (long)(now % 1000000000);
 	}
+	pfd[0].fd = fd;
 	pfd[0].events = (short)xvm_sock_kmask(s, what);
 	if (what == EPOLLOUT && bound < 0 && xvm_sock_unwakeable(s, (uint32_t)pfd[0].events)) {
 		r = 0;
@@ -397,7 +407,9 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	}
 out:
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
-	if (r == 0 && xvm_fdtab_peek(fd) != &s->file)
+	fd = *fdp = xvm_sock_fd(s, fd);
+	atomic_fetch_sub(&s->asleep, 1);
+	if (r == 0 && fd < 0)
 		r = -EBADF;
 	/* Input that a sender does not take: pads; the receiving side sees to them. */
 	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN))

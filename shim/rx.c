@@ -738,7 +738,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
 		/* With something done the kernel restarts no call either. */
-		r = xvm_sock_wait(s, fd, EPOLLIN, deadline, timeo || done);
+		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}

@@ -29,6 +29,8 @@ struct xvm_sock {
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
 	bool adopted; /* came to us open: others may hold it that we know nothing of */
 	bool last;    /* this process was the last holder: the endpoint goes with the socket */
+	_Atomic uint32_t asleep; /* calls that wait for it */
+	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
 	uint64_t cookie;       /* SO_COOKIE, once paired */
@@ -110,6 +112,10 @@ void xvm_sock_track(int fd, enum xvm_role role);
 /* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
  */
 bool xvm_sock_engage(struct xvm_sock *s, int fd);
+/* fd, or where that was closed meanwhile, another descriptor of s; -1: there is none. */
+int xvm_sock_fd(struct xvm_sock *s, int fd);
+/* One of our own descriptors has another number. */
+void xvm_sock_vacated(int fd, int to);
 /* fd is about to leave this process's table. Does what must precede the kernel's close. */
 void xvm_sock_closing(int fd);
 /* What xvmd said about an offer. half_fd stays the caller's. */

@@ -119,9 +119,10 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd);
 /* The peer wrote nonsense: reset. Returns -ECONNRESET. */
 int xvm_sock_broken(struct xvm_sock *s, int fd);
 
-/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is
- * up; -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
-int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
+/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again, by *fd, which may
+ * have been closed meanwhile; -EAGAIN: time is up; -EINTR. timed: the socket has a timeout, so an
+ * interrupted call is not restarted. */
+int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline, bool timed);
 
 /*
  * ep->rx_busy, ep->tx_busy: the heir of a killed holder believes them, so what they guard must lie

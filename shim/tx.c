@@ -588,7 +588,7 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, fd, EPOLLOUT, deadline, timeo || done);
+		r = xvm_sock_wait(s, &fd, EPOLLOUT, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}

@@ -7,7 +7,7 @@
 P=$B/test/preload/same_calls
 
 for scene in nothing lengths messages many flags timeouts signals options shutdown pipe reset linger \
-	cancel means; do
+	cancel closed means; do
 	step "$scene, plain"
 	timeout 60 "$P" $scene >"$T/plain" || fail "$scene fails on plain TCP"
 	for spin in 50 0; do
