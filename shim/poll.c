@@ -22,12 +22,14 @@ static int64_t ns_of_ms(int ms)
 	return ms < 0 ? -1 : (int64_t)ms * 1000000;
 }
 
+#define FEW 128 /* may always be open */
+
 /* More than may be open the kernel refuses, before it looks at them. */
 static bool too_many(nfds_t n)
 {
 	struct rlimit rl;
 
-	return n > 1024 && (n > INT_MAX || (!getrlimit(RLIMIT_NOFILE, &rl) && n > rl.rlim_cur));
+	return n > FEW && (n > INT_MAX || (!getrlimit(RLIMIT_NOFILE, &rl) && n > rl.rlim_cur));
 }
 
 static unsigned count(const struct pollfd *fds, nfds_t n)

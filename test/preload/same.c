@@ -53,7 +53,7 @@ void nonblock(int fd)
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-void pair(int *a, int *b)
+void join(int *a, int *b)
 {
 	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(sin);
@@ -70,13 +70,23 @@ void pair(int *a, int *b)
 	/* What was sent is to be there at once. */
 	setsockopt(*a, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	setsockopt(*b, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+}
+
+void warm(int a, int b)
+{
 	for (int i = 0; i < 40; i++) {
-		if (write(*a, "ping", 4) != 4 || read(*b, buf, 4) != 4 ||
-		    write(*b, "pong", 4) != 4 || read(*a, buf, 4) != 4)
+		if (write(a, "ping", 4) != 4 || read(b, buf, 4) != 4 || write(b, "pong", 4) != 4 ||
+		    read(a, buf, 4) != 4)
 			die("warm up");
 		if (i == 10 || i == 20)
 			nap(30); /* for the daemon's answer */
 	}
+}
+
+void pair(int *a, int *b)
+{
+	join(a, b);
+	warm(*a, *b);
 }
 
 static void flags(unsigned ev)

@@ -28,7 +28,9 @@ void say(const char *what, long r);
 void nap(int ms);
 long now_ms(void);
 
-/* A connection that has been used for a while. */
+/* A new connection; use of one for a while; one that has been used for a while. */
+void join(int *a, int *b);
+void warm(int a, int b);
 void pair(int *a, int *b);
 void put(int fd, const char *s);
 void drain(int fd);

@@ -10,6 +10,8 @@ void scene_messages(void);
 void scene_many(void);
 void scene_flags(void);
 void scene_timeouts(void);
+void scene_before(void);
+void scene_async(void);
 void scene_signals(void);
 void scene_options(void);
 void scene_shutdown(void);

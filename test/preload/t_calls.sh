@@ -6,7 +6,7 @@
 
 P=$B/test/preload/same_calls
 
-for scene in nothing lengths messages many flags timeouts signals options shutdown pipe reset linger \
+for scene in nothing lengths messages many flags timeouts before async signals options shutdown pipe reset linger \
 	cancel closed means; do
 	step "$scene, plain"
 	timeout 60 "$P" $scene >"$T/plain" || fail "$scene fails on plain TCP"

@@ -2,11 +2,14 @@
 /* What is registered in an epoll, and how it is reported. */
 #include "test/preload/same_wait.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 void scene_epoll(void)
 {
 	int a, b, c, d, ep, pp[2], file, e2;
+	volatile int minus = -1, much = INT_MAX;
+	struct epoll_event some[2];
 	struct later l;
 
 	pair(&a, &b);
@@ -25,6 +28,16 @@ void scene_epoll(void)
 	DO(ctl(ep, 17, a, EPOLLIN, 1));
 	DO(epoll_ctl(ep, EPOLL_CTL_MOD, a, NULL));
 	DO(epoll_wait(ep, NULL, 0, 0));
+	put(b, "x");
+	DO(epoll_wait(ep, some, 0, 0));
+	DO(epoll_wait(ep, some, minus, 0));
+	DO(epoll_wait(ep, some, much, 0));
+	DO(epoll_wait(ep, some, 1, 0));
+	DO(epoll_wait(876, some, 1, 0));
+	DO(epoll_wait(a, some, 1, 0));
+	DO(epoll_pwait2(ep, some, 1, &(struct timespec){0, 1000000000}, NULL));
+	DO(epoll_pwait2(ep, some, 1, &(struct timespec){-1, 0}, NULL));
+	drain(a);
 	file = open("/etc/passwd", O_RDONLY);
 	DO(ctl(ep, EPOLL_CTL_ADD, file, EPOLLIN, 1));
 	DO(ctl(ep, EPOLL_CTL_ADD, c, EPOLLIN | EPOLLEXCLUSIVE, 2));

@@ -3,6 +3,7 @@
 #include "test/preload/same_wait.h"
 
 #include <limits.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/time.h>
 
@@ -19,7 +20,9 @@ static void on_signal(int sig)
 
 void scene_poll(void)
 {
-	struct pollfd p[6];
+	struct pollfd p[6], many[201];
+	volatile nfds_t much = (nfds_t)-1;
+	struct rlimit old, few;
 	struct later l;
 	int a, b, pp[2];
 	long t;
@@ -63,6 +66,17 @@ void scene_poll(void)
 	do_poll("late, with a pipe", p, 2, 2000);
 	pthread_join(l.t, NULL);
 	do_poll("nobody", NULL, 0, 10);
+	getrlimit(RLIMIT_NOFILE, &old);
+	few = old;
+	few.rlim_cur = 200;
+	setrlimit(RLIMIT_NOFILE, &few);
+	for (int i = 0; i < 201; i++)
+		many[i] = (struct pollfd){.fd = a, .events = POLLIN};
+	DO(poll(many, 201, 0));
+	DO(poll(many, 200, 0));
+	DO(poll(many, much, 0));
+	DO(ppoll(many, 201, &(struct timespec){0, 0}, NULL));
+	setrlimit(RLIMIT_NOFILE, &old);
 	DO(poll(nowhere, 1, 0));
 	drain(a);
 	/* Only the end is of interest. */
