@@ -302,7 +302,7 @@ static void *victim_run(void *arg)
 		read(v->fd, buf, 10);
 		break;
 	case 2:
-		recvmsg(v->fd, &m, 0);
+		(void)recvmsg(v->fd, &m, 0);
 		break;
 	case 3:
 		readv(v->fd, &iov, 1);
