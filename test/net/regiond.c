@@ -6,8 +6,7 @@
  *
  *   regiond PATH ADDR... [novectors] [dry]     ADDR: what lives in another machine
  *
- * novectors: no interrupts, all sleep by pad. dry: pieces for the first two halves only. A line of
- * input "dead" ends all pairs as the death of the machine at the other end would.
+ * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -39,14 +38,14 @@ struct offer {
 	bool used;
 };
 
-static struct pollfd fds[CLIENTS + 2];
+static struct pollfd fds[CLIENTS + 1];
 static unsigned nclients;
 static int vector[CLIENTS][VECTORS];
-static struct offer offers[4096], pairs[4096];
-static unsigned npairs;
+static struct offer offers[4096];
 static struct xvm_shm_table *table;
 static int table_fd, region_fd;
 static uint64_t next_piece;
+static unsigned leased[CLIENTS];
 static bool vectors = true, dry;
 
 static void die(const char *what)
@@ -125,7 +124,7 @@ static void lease(unsigned c, const struct xvm_msg *in)
 {
 	struct xvm_msg m = {.type = XVM_MSG_PIECE};
 
-	if (!dry || next_piece < 2 * in->len) {
+	if (!dry || !leased[c]++) {
 		m.off = next_piece;
 		m.len = in->len;
 		next_piece += in->len;
@@ -146,8 +145,6 @@ static void paired(const struct offer *o, uint32_t role, const struct offer *pee
 			    .len = peer->len};
 
 	say(o->client, &m, NULL, 0);
-	if (npairs < sizeof(pairs) / sizeof(pairs[0]))
-		pairs[npairs++] = *o;
 }
 
 static void offer(unsigned c, const struct xvm_msg *in, int fd)
@@ -215,24 +212,10 @@ static void message(unsigned c)
 			close(f[i]);
 }
 
-static void all_dead(void)
-{
-	for (unsigned i = 0; i < npairs; i++) {
-		struct xvm_msg m = {
-			.type = XVM_MSG_PEER_DEAD, .slot = pairs[i].slot, .gen = pairs[i].gen};
-
-		if (fds[pairs[i].client].fd >= 0)
-			say(pairs[i].client, &m, NULL, 0);
-	}
-	printf("told %u\n", npairs);
-	fflush(stdout);
-}
-
 int main(int argc, char **argv)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	struct pollfd *listener = &fds[CLIENTS], *input = &fds[CLIENTS + 1];
-	char line[64];
+	struct pollfd *listener = &fds[CLIENTS];
 	void *map;
 
 	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
@@ -259,14 +242,13 @@ int main(int argc, char **argv)
 		fds[i] = (struct pollfd){.fd = -1, .events = POLLIN};
 	*listener = (struct pollfd){.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0),
 				    .events = POLLIN};
-	*input = (struct pollfd){.fd = 0, .events = POLLIN};
 	if (listener->fd < 0 || bind(listener->fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
 	    listen(listener->fd, 128) < 0)
 		die("regiond");
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {
-		if (poll(fds, CLIENTS + 2, -1) < 0)
+		if (poll(fds, CLIENTS + 1, -1) < 0)
 			die("poll");
 		for (unsigned i = 0; i < nclients; i++)
 			if (fds[i].revents)
@@ -276,9 +258,5 @@ int main(int argc, char **argv)
 			fds[nclients].revents = 0;
 			nclients++;
 		}
-		if (input->revents && !fgets(line, sizeof(line), stdin))
-			input->fd = -1;
-		else if (input->revents && !strcmp(line, "dead\n"))
-			all_dead();
 	}
 }
