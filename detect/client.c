@@ -114,7 +114,7 @@ static int map_table(int fd, const struct xvm_shm_table **table)
 	return 0;
 }
 
-int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
+int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id, uint64_t *mail,
 		     const struct xvm_shm_table **table)
 {
 	struct xvm_msg m;
@@ -153,6 +153,7 @@ int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
 		ret = -EMFILE; /* it always comes: our own table of descriptors was full */
 	} else if (m.arg2 < XVM_CLIENTS_MAX) {
 		*id = m.arg2;
+		*mail = m.arg64;
 		ret = map_table(fds[0], table);
 	}
 	for (i = 0; i < m.nfds; i++)

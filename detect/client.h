@@ -24,11 +24,12 @@ int xvm_client_connect(const char *path);
 
 /*
  * Say hello as a program (arena >= 0) or as a tool (arena < 0) and wait, timeout_ms at
- * most, for the welcome. On success 0, *id is this client's number and *table the
- * mapped, checked table. -EPROTONOSUPPORT: another version (*id is then the daemon's).
- * -ETIMEDOUT, or another negative errno; the socket stays the caller's.
+ * most, for the welcome. On success 0, *id is this client's number, *table the
+ * mapped, checked table, and *mail what table->mail[*id] counts with the welcome. -EPROTONOSUPPORT:
+ * another version (*id is then the daemon's). -ETIMEDOUT, or another negative errno; the socket
+ * stays the caller's.
  */
-int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id,
+int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id, uint64_t *mail,
 		     const struct xvm_shm_table **table);
 
 /* XVM_RES_* flags of an address (16 bytes, v4-mapped for v4), 0 if it is not there. Safe against

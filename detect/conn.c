@@ -341,6 +341,7 @@ static void hello(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		xvm_conn_nonsense(c, "a hello with two descriptors");
 		return;
 	}
+	r.arg64 = c->d->table->mail[c->id] + 1;
 	/* It is to find its own namespace's addresses there when it first looks. */
 	xvm_residency_publish(&c->d->residency, c->d->table);
 	xvm_conn_send(c, &r, &c->d->table_fd, 1);

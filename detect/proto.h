@@ -33,7 +33,8 @@ enum xvm_msg_type {
 	XVM_MSG_LEASE,	  /* region, len: one piece more of that length, please. Answer: PIECE */
 
 	/* xvmd to client */
-	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id; fds: table */
+	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id, arg64 = what mail[id] counts with
+				 this one; fds: table */
 	XVM_MSG_BAD_VERSION,  /* arg = xvmd's version; the connection then closes */
 	XVM_MSG_SEEN,	      /* slot, gen: xvmd has closed its copy of the offered socket */
 	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client

@@ -159,7 +159,9 @@ static long ctl(struct xvm_epoll *e, int epfd, int op, int fd, const struct epol
 	if (xvm_lock(&e->lock) < 0)
 		return ctl_deferred(e, epfd, op, fd, ev);
 	xvm_epset_settle(e);
-	if (op == EPOLL_CTL_ADD)
+	if (e->broken)
+		err = control(epfd, op, fd, ev ? ev->events : 0, ev ? ev->data.u64 : 0);
+	else if (op == EPOLL_CTL_ADD)
 		err = ctl_add(e, epfd, fd, ev);
 	else if (op == EPOLL_CTL_MOD)
 		err = ctl_mod(e, epfd, fd, ev);
@@ -251,9 +253,10 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 {
 	/* The kernel drops a registration with the open file, not with the descriptor. */
 	bool last = atomic_load(&s->file.nfds) <= 1;
-	/* And xvmd may hold the open file a moment longer than we do. */
-	bool offered = last && atomic_load(&s->ep->state) == XVM_EP_OFFERED &&
-		       !(atomic_load(&s->ep->flags) & XVM_EPF_SEEN);
+	/* And xvmd may hold the open file a moment longer than we do, or our own threads may. */
+	bool outlives = last && ((atomic_load(&s->ep->state) == XVM_EP_OFFERED &&
+				  !(atomic_load(&s->ep->flags) & XVM_EPF_SEEN)) ||
+				 atomic_load(&s->kept) >= 0);
 	struct xvm_epoll *e;
 	struct xvm_reg *r;
 
@@ -266,7 +269,13 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 		}
 		xvm_epset_settle(e);
 		while ((r = xvm_epset_reg_of(e, s, last ? -1 : fd)) != NULL) {
-			if (offered && !r->gone)
+			if (e->broken) { /* no reference was counted for it, nor is there more to
+					    mend */
+				if (!xvm_epset_unlink_sock(r))
+					break;
+				continue;
+			}
+			if (outlives && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
 			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;

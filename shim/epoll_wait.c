@@ -36,14 +36,15 @@ struct wait {
 	const sigset_t *mask;
 	struct xvm_inners in;
 	bool counted; /* e->sleepers has us */
-	bool rung;    /* the kernel reported our own eventfd */
+	bool rung;    /* we took from the kernel a wake-up that others who sleep here may need */
 };
 
 /* ---- the kernel's events ------------------------------------------------ */
 
 /* Several descriptors may be registered with the same data: then any of them may be meant. */
-static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev)
+static uint32_t translate(struct wait *w, const struct epoll_event *ev)
 {
+	struct xvm_epoll *e = w->e;
 	bool other = e->opaque, ours = false;
 	struct xvm_reg *r, *next;
 	struct xvm_file *f;
@@ -65,6 +66,7 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev)
 	}
 	if (!ours)
 		return ev->events;
+	w->rung = true; /* a pad, perhaps: it was for all who sleep here */
 	for (r = xvm_epset_first(e, ev->data.u64); r; r = r->data_next)
 		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
 			bits |= xvm_epset_feed(e, r, ev->events);
@@ -85,7 +87,7 @@ static int filter(struct wait *w, int n)
 			continue;
 		}
 		if (e->managed && !e->broken)
-			ev.events = translate(e, &ev);
+			ev.events = translate(w, &ev);
 		if (ev.events)
 			w->evs[out++] = ev;
 	}
@@ -162,20 +164,27 @@ static int look(struct wait *w, bool kernel)
 /* ---- before and after a sleep ------------------------------------------- */
 
 /*
- * Back from the sleep. Rule W6: our ring was for all who sleep here; they have to be armed anew,
- * and told if something is left for them. The last one to go disarms.
+ * Rule W6: a ring or a pad that we took was for all who sleep here, and what it told of was
+ * disarmed; they have to be armed anew, and told if something is left for them.
  */
-static void leave(struct wait *w)
+static void pass_on(struct wait *w)
 {
 	struct xvm_epoll *e = w->e;
 	bool found = false;
 
-	if (atomic_load(&e->sleepers)) {
-		if (w->rung && (xvm_epset_arm_all(e, NULL, &found) >= 0 || found))
-			xvm_epset_wake(e);
-	} else {
-		xvm_epset_disarm_all(e);
-	}
+	if (w->rung && atomic_load(&e->sleepers) && !e->broken &&
+	    (xvm_epset_arm_all(e, NULL, &found) >= 0 || found))
+		xvm_epset_wake(e);
+	w->rung = false;
+}
+
+/* Back from the sleep. The last one to go disarms. */
+static void leave(struct wait *w)
+{
+	if (atomic_load(&w->e->sleepers))
+		pass_on(w);
+	else
+		xvm_epset_disarm_all(w->e);
 }
 
 static void uncount(struct wait *w)
@@ -334,7 +343,7 @@ static int sleep_once(struct wait *w, int64_t ns, int bound)
 static int give_up(struct wait *w, int64_t ns)
 {
 	extern _Atomic int xvm_fdtab_hi;
-	int n, hi = atomic_load(&xvm_fdtab_hi);
+	int n, out = 0, hi = atomic_load(&xvm_fdtab_hi);
 
 	for (int fd = 0; fd < hi && w->e->broken; fd++) {
 		struct xvm_sock *s = xvm_sock_get(fd);
@@ -345,7 +354,12 @@ static int give_up(struct wait *w, int64_t ns)
 		xvm_sock_put(s);
 	}
 	n = kernel_wait(w, ns);
-	return n < 0 ? -errno : n;
+	if (n <= 0)
+		return n < 0 ? -errno : n;
+	for (int i = 0; i < n; i++)
+		if (w->evs[i].data.u64 != xvm_epset_own(w->e))
+			w->evs[out++] = w->evs[i];
+	return out || ns >= 0 ? out : -EINTR; /* no data of the application's came with it */
 }
 
 /* Nothing in it is paired. Others may be about to change that: then we are woken. */
@@ -382,6 +396,7 @@ static uint64_t rough_ns(void)
 static bool pass_through(struct wait *w, int64_t *ns, int *result)
 {
 	uint64_t start = *ns > 0 ? rough_ns() : 0;
+	struct xvm_epoll *e;
 	int n, out = 0;
 
 	/* Sequentially consistent, as is the look behind it; pairs with wake_sleepers(). */
@@ -395,16 +410,20 @@ static bool pass_through(struct wait *w, int64_t *ns, int *result)
 	*result = n;
 	if (n <= 0)
 		return true;
-	if (!none_paired(w->e) && xvm_epset_get(w->epfd) == w->e) {
+	e = none_paired(w->e) ? NULL : xvm_epset_get(w->epfd);
+	if (e == w->e) {
 		/* What the kernel has given is not to be lost, nor a pad to be told. */
 		if (xvm_lock(&w->e->lock) == 0) {
 			xvm_epset_settle(w->e);
 			w->e->call++;
 			n = filter(w, n);
+			pass_on(w);
 			xvm_unlock(&w->e->lock);
 		}
-		xvm_epset_put(w->e);
+		xvm_epset_put(e);
 	} else {
+		if (e)
+			xvm_epset_put(e); /* another by now, under the same number */
 		for (int i = 0; i < n; i++)
 			if (w->evs[i].data.u64 != xvm_epset_own(w->e))
 				w->evs[out++] = w->evs[i];
@@ -443,6 +462,7 @@ static int wait_in(struct wait *w, int64_t ns)
 			spun = true;
 		}
 		if (n) {
+			pass_on(w);
 			xvm_unlock(&e->lock);
 			return n;
 		}
@@ -450,6 +470,10 @@ static int wait_in(struct wait *w, int64_t ns)
 		bound = -1;
 		if (ns)
 			n = ready_to_sleep(w, &bound);
+		if (n > 0)
+			pass_on(w);
+		else if (ns && n == 0)
+			w->rung = false; /* all are armed anew */
 		xvm_unlock(&e->lock);
 		if (n == -EAGAIN)
 			continue;
@@ -463,7 +487,6 @@ static int wait_in(struct wait *w, int64_t ns)
 			return n;
 		xvm_epset_settle(e);
 		e->call++;
-		w->rung = false;
 		if (n >= 0)
 			n = scan(w, filter(w, n));
 		leave(w);
@@ -487,10 +510,12 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.how = how;
 	w.evs = evs;
 	w.mask = mask;
+	w.rung = false;
 	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
 		goto out;
+	pthread_testcancel(); /* rings may answer without the kernel */
 	w.in.n = 0;
-	w.in.more = w.counted = w.rung = false;
+	w.in.more = w.counted = false;
 	w.e = xvm_epset_get(epfd);
 	if (!w.e)
 		return kernel_wait(&w, ns);
@@ -507,7 +532,7 @@ out:
 static bool straight(int epfd, const struct epoll_event *evs, int max)
 {
 	xvm_link_poll();
-	return xvm_epset_plain(epfd) || max <= 0 ||
+	return xvm_epset_plain(epfd) || max <= 0 || max > INT_MAX / (int)sizeof(*evs) ||
 	       xvm_user_wild((uintptr_t)evs, (uintptr_t)evs + (size_t)max * sizeof(*evs));
 }
 

@@ -314,6 +314,8 @@ void xvm_epset_settle(struct xvm_epoll *e)
 {
 	struct xvm_reg *r, *next;
 
+	if (e->broken)
+		return;
 	while (atomic_load_explicit(&e->changes, memory_order_relaxed)) {
 		for (r = atomic_exchange(&e->changes, NULL); r; r = next) {
 			next = r->changed_next;

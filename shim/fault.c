@@ -248,12 +248,25 @@ static bool ignored(int sig)
 	       (atomic_load(word_of(sig)) & W_HANDLER) == (uintptr_t)SIG_IGN;
 }
 
+/* With flags and mask as the application gave them, which are told if exec fails. */
+static void ignore(int sig)
+{
+	struct sigaction k;
+
+	if (!ignored(sig))
+		return;
+	if (!(atomic_load(word_of(sig)) & W_RESTORER) || REAL(sigaction)(sig, NULL, &k) < 0) {
+		kernel_action(sig, SIG_IGN); /* inherited: it has none */
+		return;
+	}
+	report(sig, &k);
+	REAL(sigaction)(sig, &k, NULL);
+}
+
 void xvm_fault_exec(void)
 {
-	if (ignored(SIGSEGV))
-		kernel_action(SIGSEGV, SIG_IGN);
-	if (ignored(SIGBUS))
-		kernel_action(SIGBUS, SIG_IGN);
+	ignore(SIGSEGV);
+	ignore(SIGBUS);
 }
 
 void xvm_fault_exec_failed(void)

@@ -5,6 +5,7 @@
  * becomes a struct xvm_io. errno is set here and nowhere deeper.
  */
 #include <limits.h>
+#include <pthread.h>
 
 #include "shim/fault.h"
 #include "shim/process.h"
@@ -22,12 +23,26 @@ static ssize_t result(ssize_t r)
 	return -1;
 }
 
-struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted)
+/* Is fd a socket that is tracked? Then this is a cancellation point, as the kernel's call would be,
+ * while nothing is held yet. */
+static bool tracked(int fd)
 {
-	struct xvm_sock *s = xvm_sock_get(fd);
-	_Atomic uint32_t *count;
+	struct xvm_file *f = xvm_fdtab_peek(fd);
 
-	*counted = NULL;
+	if (!f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_SOCK)
+		return false;
+	pthread_testcancel();
+	return true;
+}
+
+struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
+{
+	_Atomic uint32_t *count;
+	struct xvm_sock *s;
+
+	counted->s = NULL;
+	counted->rx = rx;
+	s = tracked(fd) ? xvm_sock_get(fd) : NULL;
 	if (!s)
 		return NULL;
 	if (xvm_sock_on(s) || xvm_sock_engage(s, fd))
@@ -40,14 +55,18 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted)
 		atomic_fetch_sub(count, 1);
 		return s;
 	}
-	*counted = s;
+	counted->s = s;
 	return NULL;
 }
 
-ssize_t xvm_io_unclaim(struct xvm_sock *s, bool rx, ssize_t r)
+ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 {
+	struct xvm_sock *s = counted->s;
+	bool rx = counted->rx;
+
 	if (!s)
 		return r;
+	counted->s = NULL;
 	atomic_fetch_sub(rx ? &s->ep->krecv : &s->ep->ksend, 1);
 	if (r > 0)
 		atomic_fetch_add_explicit(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,
@@ -56,41 +75,75 @@ ssize_t xvm_io_unclaim(struct xvm_sock *s, bool rx, ssize_t r)
 	return r;
 }
 
-/* The call on a paired socket, from one buffer or from many. */
-static ssize_t move(struct xvm_sock *s, int fd, bool rx, struct iovec *iov, size_t n,
-		    struct msghdr *msg, int flags)
+/* A socket that is put however its scope is left. */
+static void put(struct xvm_sock **s)
 {
-	struct xvm_io io = {.iov = iov, .iovcnt = n, .msg = msg, .flags = flags};
-	bool wild = false;
-	ssize_t r;
+	xvm_sock_put(*s);
+}
+
+/* Bytes in all, or a negative errno. More than RW_MAX: the kernel will cut them. */
+static ssize_t measure(const struct iovec *iov, size_t n)
+{
+	size_t sum = 0;
 
 	for (size_t i = 0; i < n; i++) {
 		size_t len = iov[i].iov_len;
 		uintptr_t at = (uintptr_t)iov[i].iov_base;
 
-		if (len > SSIZE_MAX - io.left) {
-			xvm_sock_put(s);
-			return result(-EINVAL);
-		}
-		wild |= xvm_user_wild(at, at + (len < RW_MAX ? len : RW_MAX));
-		io.left += len;
+		if (len > SSIZE_MAX)
+			return -EINVAL;
+		if (len > RW_MAX)
+			len = RW_MAX;
+		if (xvm_user_wild(at, at + len))
+			return -EFAULT;
+		sum += len;
 	}
-	if (wild) {
-		xvm_sock_put(s);
-		return result(-EFAULT);
+	return (ssize_t)sum;
+}
+
+/* With buffers of RW_MAX in all. */
+static __attribute__((noinline)) ssize_t move_cut(struct xvm_sock *s, int fd, bool rx,
+						  struct xvm_io *io)
+{
+	struct iovec cut[IOV_MAX];
+	size_t n = 0;
+
+	for (io->left = 0; io->left < RW_MAX; io->left += cut[n++].iov_len) {
+		cut[n] = io->iov[n];
+		if (cut[n].iov_len > RW_MAX - io->left)
+			cut[n].iov_len = RW_MAX - io->left;
 	}
-	if (io.left > RW_MAX && n == 1)
-		io.left = RW_MAX;
-	r = rx ? xvm_rx(s, fd, &io) : xvm_tx(s, fd, &io);
-	xvm_sock_put(s);
-	return result(r);
+	io->iov = cut;
+	io->iovcnt = n;
+	return rx ? xvm_rx(s, fd, io) : xvm_tx(s, fd, io);
+}
+
+/*
+ * The call on a paired socket, from one buffer or from many. Puts s. file: one that files know as
+ * well, for which the kernel does not ask the socket for no bytes.
+ */
+static ssize_t move(struct xvm_sock *s, int fd, bool rx, bool file, struct iovec *iov, size_t n,
+		    struct msghdr *msg, int flags)
+{
+	struct xvm_sock *held __attribute__((cleanup(put))) = s;
+	struct xvm_io io = {.iov = iov, .iovcnt = n, .msg = msg, .flags = flags};
+	ssize_t r = measure(iov, n);
+
+	if (r < 0 || (r == 0 && file))
+		return result(r);
+	if (!rx && (flags & MSG_FASTOPEN)) /* refused, as there is a connection */
+		return REAL(send)(fd, "", 0, flags);
+	if (r > RW_MAX)
+		return result(move_cut(held, fd, rx, &io));
+	io.left = (size_t)r;
+	return result(rx ? xvm_rx(held, fd, &io) : xvm_tx(held, fd, &io));
 }
 
 static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n, int flags)
 {
-	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n};
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n < RW_MAX ? n : RW_MAX};
 
-	return move(s, fd, rx, &iov, 1, NULL, flags);
+	return move(s, fd, rx, false, &iov, 1, NULL, flags);
 }
 
 static ssize_t refuse(struct xvm_sock *s, int err)
@@ -99,14 +152,25 @@ static ssize_t refuse(struct xvm_sock *s, int err)
 	return result(err);
 }
 
+/* read() and write(): the kernel takes n for signed. */
+static ssize_t move_file(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n)
+{
+	if (n > SSIZE_MAX)
+		return refuse(s, -EINVAL);
+	/* Of no bytes, read() returns at once where recv() waits. */
+	if (n == 0 && rx)
+		return refuse(s, 0);
+	return move1(s, fd, rx, buf, n, 0);
+}
+
 /* iov is the caller's and stays as it is: struct xvm_io only walks along it. */
-static ssize_t movev(struct xvm_sock *s, int fd, bool rx, const struct iovec *iov, int n)
+static ssize_t movev(struct xvm_sock *s, int fd, bool rx, const struct iovec *iov, int n, int flags)
 {
 	if (n < 0 || n > IOV_MAX)
 		return refuse(s, -EINVAL);
 	if (xvm_user_readable(iov, (size_t)n * sizeof(*iov)) < 0)
 		return refuse(s, -EFAULT);
-	return move(s, fd, rx, (struct iovec *)iov, (size_t)n, NULL, 0);
+	return move(s, fd, rx, true, (struct iovec *)iov, (size_t)n, NULL, flags);
 }
 
 /* *mh: a copy of the caller's, as the kernel makes one. */
@@ -115,11 +179,13 @@ static ssize_t movemsg(struct xvm_sock *s, int fd, bool rx, const struct msghdr 
 {
 	if (xvm_user_copy(mh, msg, sizeof(*mh)) < 0)
 		return refuse(s, -EFAULT);
+	if (mh->msg_name && (int)mh->msg_namelen < 0)
+		return refuse(s, -EINVAL);
 	if (mh->msg_iovlen > IOV_MAX)
 		return refuse(s, -EMSGSIZE);
 	if (xvm_user_readable(mh->msg_iov, mh->msg_iovlen * sizeof(struct iovec)) < 0)
 		return refuse(s, -EFAULT);
-	return move(s, fd, rx, mh->msg_iov, mh->msg_iovlen, mh, flags);
+	return move(s, fd, rx, false, mh->msg_iov, mh->msg_iovlen, mh, flags);
 }
 
 /* What the kernel writes of a message that was received. */
@@ -150,18 +216,17 @@ static int no_name(socklen_t *len)
 /* ours: on a paired socket; theirs: what libc does. */
 #define DATA_CALL(rx, ours, theirs)                                                                \
 	do {                                                                                       \
-		struct xvm_sock *counted, *s = xvm_io_claim(fd, rx, &counted);                     \
+		struct xvm_counted counted XVM_CLEANUP;                                            \
+		struct xvm_sock *s = xvm_io_claim(fd, rx, &counted);                               \
                                                                                                    \
 		if (s)                                                                             \
 			return ours;                                                               \
-		return xvm_io_unclaim(counted, rx, theirs);                                        \
+		return xvm_io_unclaim(&counted, theirs);                                           \
 	} while (0)
 
 XVM_WRAP ssize_t read(int fd, void *buf, size_t n)
 {
-	/* Of no bytes, read() returns at once where recv() waits. */
-	DATA_CALL(true, n ? move1(s, fd, true, buf, n, 0) : (xvm_sock_put(s), 0),
-		  REAL(read)(fd, buf, n));
+	DATA_CALL(true, move_file(s, fd, true, buf, n), REAL(read)(fd, buf, n));
 }
 
 XVM_WRAP ssize_t __read(int fd, void *buf, size_t n)
@@ -196,12 +261,13 @@ XVM_WRAP ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
 XVM_WRAP ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *sa,
 			  socklen_t *len)
 {
-	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
+	struct xvm_counted counted XVM_CLEANUP;
+	struct xvm_sock *s = xvm_io_claim(fd, true, &counted);
 	ssize_t r;
 	int err;
 
 	if (!s)
-		return xvm_io_unclaim(counted, true, REAL(recvfrom)(fd, buf, n, flags, sa, len));
+		return xvm_io_unclaim(&counted, REAL(recvfrom)(fd, buf, n, flags, sa, len));
 	r = move1(s, fd, true, buf, n, flags);
 	if (r < 0 || !sa)
 		return r;
@@ -219,7 +285,7 @@ XVM_WRAP ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t size, int fl
 
 XVM_WRAP ssize_t readv(int fd, const struct iovec *iov, int n)
 {
-	DATA_CALL(true, movev(s, fd, true, iov, n), REAL(readv)(fd, iov, n));
+	DATA_CALL(true, movev(s, fd, true, iov, n, 0), REAL(readv)(fd, iov, n));
 }
 
 /* Descriptors in a message: ours to track where they arrive, off the ring where they leave. */
@@ -265,7 +331,8 @@ static void leaving(int fd)
 
 XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	struct xvm_sock *counted, *s = xvm_io_claim(fd, true, &counted);
+	struct xvm_counted counted XVM_CLEANUP;
+	struct xvm_sock *s = xvm_io_claim(fd, true, &counted);
 	struct msghdr mh;
 	ssize_t r;
 
@@ -273,8 +340,10 @@ XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 		r = movemsg(s, fd, true, msg, &mh, flags);
 		return r >= 0 && give_back(msg, &mh) < 0 ? result(-EFAULT) : r;
 	}
-	r = xvm_io_unclaim(counted, true, REAL(recvmsg)(fd, msg, flags));
-	if (r >= 0 && !counted && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
+	if (counted.s)
+		return xvm_io_unclaim(&counted, REAL(recvmsg)(fd, msg, flags));
+	r = REAL(recvmsg)(fd, msg, flags);
+	if (r >= 0 && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
 		int e = errno;
 
 		each_right(msg, arrived);
@@ -283,41 +352,21 @@ XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	return r;
 }
 
-static int tell_len(struct mmsghdr *v, ssize_t r)
+/* A byte of urgent data is counted by its sender and, out of line, not by its receiver. Said also
+ * before the socket is paired: the other end may have consented by then. */
+static void urgent(int fd, int flags)
 {
-	unsigned n = (unsigned)r;
-
-	return (int)result(xvm_user_copy(&v->msg_len, &n, sizeof(n)));
-}
-
-XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
-{
-	struct xvm_sock *s = xvm_sock_get(fd);
-	ssize_t r = 0;
-	unsigned i;
+	struct xvm_sock *s = flags & MSG_OOB ? xvm_sock_get(fd) : NULL;
 
 	if (!s)
-		return REAL(recvmmsg)(fd, v, n, flags, ts);
+		return;
+	xvm_sock_never(s, XVM_R_UNSUPPORTED);
 	xvm_sock_put(s);
-	for (i = 0; i < n; i++) {
-		r = recvmsg(fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
-		if (r < 0)
-			break;
-		if (tell_len(&v[i], r) < 0) {
-			r = -1;
-			break;
-		}
-		if (flags & MSG_WAITFORONE)
-			flags |= MSG_DONTWAIT;
-		if (r == 0)
-			return (int)i + 1;
-	}
-	return i ? (int)i : (int)r;
 }
 
 XVM_WRAP ssize_t write(int fd, const void *buf, size_t n)
 {
-	DATA_CALL(false, move1(s, fd, false, buf, n, 0), REAL(write)(fd, buf, n));
+	DATA_CALL(false, move_file(s, fd, false, buf, n), REAL(write)(fd, buf, n));
 }
 
 XVM_WRAP ssize_t __write(int fd, const void *buf, size_t n)
@@ -327,6 +376,7 @@ XVM_WRAP ssize_t __write(int fd, const void *buf, size_t n)
 
 XVM_WRAP ssize_t send(int fd, const void *buf, size_t n, int flags)
 {
+	urgent(fd, flags);
 	DATA_CALL(false, move1(s, fd, false, buf, n, flags), REAL(send)(fd, buf, n, flags));
 }
 
@@ -338,50 +388,67 @@ XVM_WRAP ssize_t __send(int fd, const void *buf, size_t n, int flags)
 XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *sa,
 			socklen_t len)
 {
-	/* A connected stream ignores the address. */
-	DATA_CALL(false, move1(s, fd, false, buf, n, flags),
+	urgent(fd, flags);
+	/* A connected stream ignores the address, unless it cannot be one. */
+	DATA_CALL(false,
+		  sa && len > sizeof(struct sockaddr_storage) ? refuse(s, -EINVAL)
+							      : move1(s, fd, false, buf, n, flags),
 		  REAL(sendto)(fd, buf, n, flags, sa, len));
 }
 
 XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 {
-	DATA_CALL(false, movev(s, fd, false, iov, n), REAL(writev)(fd, iov, n));
+	DATA_CALL(false, movev(s, fd, false, iov, n, 0), REAL(writev)(fd, iov, n));
 }
 
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	struct xvm_sock *counted, *s = xvm_io_claim(fd, false, &counted);
+	struct xvm_counted counted XVM_CLEANUP;
+	struct xvm_sock *s;
 	struct msghdr mh;
 
+	urgent(fd, flags);
+	s = xvm_io_claim(fd, false, &counted);
 	if (s)
 		return movemsg(s, fd, false, msg, &mh, flags);
-	if (!counted && xvm_fdtab && has_control(msg))
+	if (!counted.s && xvm_fdtab && has_control(msg))
 		each_right(msg, leaving);
-	return xvm_io_unclaim(counted, false, REAL(sendmsg)(fd, msg, flags));
+	return xvm_io_unclaim(&counted, REAL(sendmsg)(fd, msg, flags));
 }
 
-XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+/* At no position, these are readv and writev with flags; at one, the kernel refuses a socket. */
+static int flags_of(int flags)
 {
-	struct xvm_sock *s = xvm_sock_get(fd);
-	ssize_t r = 0;
-	unsigned i;
-
-	if (!s)
-		return REAL(sendmmsg)(fd, v, n, flags);
-	xvm_sock_put(s);
-	for (i = 0; i < n; i++) {
-		r = sendmsg(fd, &v[i].msg_hdr, flags);
-		if (r < 0)
-			break;
-		if (tell_len(&v[i], r) < 0) {
-			r = -1;
-			break;
-		}
-	}
-	return i ? (int)i : (int)r;
+	return flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
 }
 
-XVM_WRAP int __sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+static bool plain_flags(int flags)
 {
-	return sendmmsg(fd, v, n, flags);
+	return !(flags & ~(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT));
+}
+
+XVM_WRAP ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t off, int flags)
+{
+	if (off != -1 || !plain_flags(flags))
+		return REAL(preadv64v2)(fd, iov, n, off, flags);
+	DATA_CALL(true, movev(s, fd, true, iov, n, flags_of(flags)),
+		  REAL(preadv64v2)(fd, iov, n, off, flags));
+}
+
+XVM_WRAP ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t off, int flags)
+{
+	return preadv64v2(fd, iov, n, off, flags);
+}
+
+XVM_WRAP ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t off, int flags)
+{
+	if (off != -1 || !plain_flags(flags))
+		return REAL(pwritev64v2)(fd, iov, n, off, flags);
+	DATA_CALL(false, movev(s, fd, false, iov, n, flags_of(flags)),
+		  REAL(pwritev64v2)(fd, iov, n, off, flags));
+}
+
+XVM_WRAP ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t off, int flags)
+{
+	return pwritev64v2(fd, iov, n, off, flags);
 }

@@ -67,7 +67,7 @@ XVM_WRAP int dup(int fd)
 {
 	int r = REAL(dup)(fd);
 
-	if (r >= 0 && (xvm_fdtab_peek(fd) || xvm_fdtab_peek(r)))
+	if (r >= 0 && (xvm_fdtab_peek(fd) || xvm_fdtab_peek(r)) && !xvm_in_vfork())
 		xvm_fdtab_dup(fd, r);
 	return r;
 }
@@ -132,9 +132,10 @@ static int close_some(unsigned first, unsigned last, int flags)
 
 XVM_WRAP int close_range(unsigned first, unsigned last, int flags)
 {
-	if (!xvm_fdtab || first > last || flags || xvm_in_vfork())
+	/* CLOSE_RANGE_CLOEXEC closes nothing. */
+	if (!xvm_fdtab || first > last || (flags & ~CLOSE_RANGE_UNSHARE) || xvm_in_vfork())
 		return REAL(close_range)(first, last, flags);
-	return close_some(first, last, 0);
+	return close_some(first, last, flags);
 }
 
 XVM_WRAP void closefrom(int low)

@@ -168,6 +168,7 @@ static int tell_waker(struct xvm_waker *w)
 static void up_locked(void)
 {
 	const struct xvm_shm_table *t;
+	uint64_t mail = 0;
 	uint32_t id = 0;
 	int fd, r;
 
@@ -176,7 +177,7 @@ static void up_locked(void)
 		down(XVM_R_NO_DAEMON);
 		return;
 	}
-	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &t);
+	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &mail, &t);
 	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
 		timeouts++;
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {
@@ -184,21 +185,25 @@ static void up_locked(void)
 		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
 		return;
 	}
-	sock = xvm_fd_hide(fd);
+	/*
+	 * Client numbers start anew: what the old daemon said of peers and regions says nothing
+	 * now. Before anybody can read what the new one says.
+	 */
+	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
+		peer_gone(i);
+	xvm_vm_reset();
 	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a
 	 * restart. */
 	xvm_link_id = id;
-	__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[id]), __ATOMIC_RELAXED);
+	/* What came behind the welcome is still to be read. */
+	__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
+	__atomic_store_n(&sock, xvm_fd_hide(fd), __ATOMIC_RELEASE);
 	atomic_store(&xvm_link_table, t);
 	why_down = XVM_R_NONE;
 	timeouts = 0;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		if (atomic_load(&wakers[i]))
 			tell_waker(atomic_load(&wakers[i]));
-	/* Client numbers start anew: what the old daemon said of peers says nothing now. */
-	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
-		peer_gone(i);
-	xvm_vm_reset();
 	xvm_log(2, "client %u of xvmd\n", id);
 }
 
@@ -451,6 +456,7 @@ bool xvm_fd_vacate(int fd)
 		sock = to;
 	if (xvm_arena_fd == fd)
 		xvm_arena_fd = to;
+	xvm_sock_vacated(fd, to);
 	for (int i = 0; i < XVM_WAKERS_MAX; i++) {
 		struct xvm_waker *w = atomic_load(&wakers[i]);
 

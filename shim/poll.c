@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* poll, ppoll and the names that fortified and old programs import. The engine is wait.c's. */
 #include <limits.h>
+#include <pthread.h>
+#include <sys/resource.h>
 
 #include "shim/fault.h"
 #include "shim/link.h"
@@ -20,10 +22,19 @@ static int64_t ns_of_ms(int ms)
 	return ms < 0 ? -1 : (int64_t)ms * 1000000;
 }
 
-/* More than that the kernel refuses too. */
+#define FEW 128 /* may always be open */
+
+/* More than may be open the kernel refuses, before it looks at them. */
+static bool too_many(nfds_t n)
+{
+	struct rlimit rl;
+
+	return n > FEW && (n > INT_MAX || (!getrlimit(RLIMIT_NOFILE, &rl) && n > rl.rlim_cur));
+}
+
 static unsigned count(const struct pollfd *fds, nfds_t n)
 {
-	if (!xvm_fdtab || n > INT_MAX || !xvm_user_there(fds, n * sizeof(*fds)))
+	if (!xvm_fdtab || too_many(n) || !xvm_user_there(fds, n * sizeof(*fds)))
 		return 0;
 	return xvm_wait_count(fds, n);
 }
@@ -37,6 +48,7 @@ static inline __attribute__((always_inline)) bool poll_ours(struct pollfd *fds, 
 	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1))
 		return false;
+	pthread_testcancel(); /* a ring may answer without the kernel */
 	*r = result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
 	return true;
 }
@@ -72,6 +84,7 @@ static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
 	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))
 		return false;
+	pthread_testcancel();
 	*r = result(xvm_wait_set(fds, n, tracked, ns, mask, false));
 	return true;
 }

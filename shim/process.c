@@ -323,6 +323,69 @@ XVM_WRAP int execvpe(const char *file, char *const argv[], char *const envp[])
 	return failed_exec(REAL(execvpe)(file, argv, envp));
 }
 
+/* libc's own would not come by the wrapper of execve(). On the stack, as a vfork's child may not
+ * allocate. */
+#define COUNT_ARGS(n, first)                                                                       \
+	do {                                                                                       \
+		va_list ap_;                                                                       \
+                                                                                                   \
+		va_start(ap_, first);                                                              \
+		for (n = 1; va_arg(ap_, char *); n++)                                              \
+			;                                                                          \
+		va_end(ap_);                                                                       \
+	} while (0)
+
+static void take_args(char **argv, size_t n, const char *first, va_list *ap)
+{
+	argv[0] = (char *)first;
+	for (size_t i = 1; i <= n; i++)
+		argv[i] = va_arg(*ap, char *); /* the last one is NULL */
+}
+
+XVM_WRAP int execl(const char *path, const char *arg, ...)
+{
+	va_list ap;
+	size_t n;
+
+	COUNT_ARGS(n, arg);
+	char *argv[n + 1];
+
+	va_start(ap, arg);
+	take_args(argv, n, arg, &ap);
+	va_end(ap);
+	return execv(path, argv);
+}
+
+XVM_WRAP int execlp(const char *file, const char *arg, ...)
+{
+	va_list ap;
+	size_t n;
+
+	COUNT_ARGS(n, arg);
+	char *argv[n + 1];
+
+	va_start(ap, arg);
+	take_args(argv, n, arg, &ap);
+	va_end(ap);
+	return execvp(file, argv);
+}
+
+XVM_WRAP int execle(const char *path, const char *arg, ...)
+{
+	char *const *envp;
+	va_list ap;
+	size_t n;
+
+	COUNT_ARGS(n, arg);
+	char *argv[n + 1];
+
+	va_start(ap, arg);
+	take_args(argv, n, arg, &ap);
+	envp = va_arg(ap, char *const *);
+	va_end(ap);
+	return execve(path, argv, envp);
+}
+
 XVM_WRAP int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	before_exec();

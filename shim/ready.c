@@ -3,12 +3,13 @@
  * What waits need of a paired socket: what is ready, what to ask of the kernel, arming (W1, W3,
  * W4), and the sleep of a single blocking call.
  */
+#include <pthread.h>
 #include <sched.h>
 
 #include "shim/epoll.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "shim/waker.h"
 #include "transport/lock.h"
@@ -56,7 +57,7 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 	    ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
 	      (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
 	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
-	    REAL(poll)(&pfd, 1, 0) > 0)
+	    xvm_quiet_poll(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
 	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
 	r = xvm_rx_ready(s, fd,
@@ -65,7 +66,8 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 		out |= interest & IN_BITS;
 	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
 		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
-	if (*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE)
+	if ((*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE) ||
+	    atomic_load(&s->ep->tx_err))
 		out |= EPOLLERR; /* taken from the kernel, not yet told */
 	out |= (r | kernel) & interest & EPOLLRDHUP;
 	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
@@ -103,12 +105,41 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 
 #define AGAIN_MS 5 /* the bound of a sleep that nobody may end */
 
-/* Who sleeps: by an eventfd of this process, or by pad and then who asks (a thread, an epoll). */
+/*
+ * Who sleeps: the process, in the upper half, and in it an eventfd, or (by pad) who asks: a thread
+ * by its tid, an epoll by its address in their pool.
+ */
 static uint64_t sleeper_name(struct xvm_waker *w, uint64_t who)
 {
-	if (w)
-		return (uint64_t)xvm_pid() << 8 | (XVM_WAKER_FD + w->index);
-	return (((uint64_t)xvm_pid() << 40) ^ who) << 8 | XVM_WAKER_PAD;
+	uint64_t in = w		       ? w->index
+		      : who < 1u << 30 ? who | 1u << 30
+				       : (who >> 4 & 0x7fffffff) | 1u << 31;
+
+	return (uint64_t)xvm_pid() << 32 | in;
+}
+
+bool xvm_sock_sleeps(_Atomic uint64_t *sleeper)
+{
+	uint64_t who = atomic_load(sleeper);
+	uint32_t pid = (uint32_t)(who >> 32);
+
+	if (!who)
+		return false;
+	if (pid == (uint32_t)xvm_pid() || xvm_conf.sandboxed || !xvm_lock_dead(pid))
+		return true;
+	atomic_compare_exchange_strong(sleeper, &who, 0); /* killed in its sleep */
+	return false;
+}
+
+/* The sleep word is me's from now on, if nobody else sleeps by it. */
+static bool claim(_Atomic uint64_t *sleeper, uint64_t me)
+{
+	uint64_t was = 0;
+
+	if (atomic_compare_exchange_strong(sleeper, &was, me) || was == me)
+		return true;
+	was = 0;
+	return !xvm_sock_sleeps(sleeper) && atomic_compare_exchange_strong(sleeper, &was, me);
 }
 
 /* W3: what the peer calls w, if it can ring it; else 0. */
@@ -127,10 +158,9 @@ static unsigned name_for_peer(struct xvm_sock *s, const struct xvm_waker *w)
 static int arm(struct xvm_sock *s, _Atomic uint64_t *word, _Atomic uint64_t *sleeper,
 	       _Atomic uint64_t *pads, struct xvm_waker *w, uint64_t seq)
 {
-	uint64_t me = sleeper_name(w, seq), was = 0;
 	unsigned name;
 
-	if (!atomic_compare_exchange_strong(sleeper, &was, me) && was != me)
+	if (!claim(sleeper, sleeper_name(w, seq)))
 		return AGAIN_MS; /* W3: the word is another sleeper's; look again by and by */
 	if (w && !s->inherited && (name = name_for_peer(s, w)))
 		atomic_store_explicit(word, XVM_SLEEP(seq, name), memory_order_relaxed);
@@ -188,6 +218,16 @@ void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w,
 	was = me;
 	if (interest & OUT_BITS)
 		atomic_compare_exchange_strong(&s->ep->tx_sleeper, &was, 0);
+}
+
+/* kmask was read after the arming, and what both ask for may have changed in between. */
+bool xvm_sock_unwakeable(struct xvm_sock *s, uint32_t kmask)
+{
+	if (!(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
+		return false;
+	return (atomic_load(&s->ep->flags) & XVM_EPF_FIN_SEEN) ||
+	       (XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD &&
+		!(kmask & EPOLLIN));
 }
 
 struct xvm_edge xvm_sock_edge(struct xvm_sock *s)
@@ -254,23 +294,74 @@ static bool spin(struct xvm_sock *s, uint32_t what)
 	return false;
 }
 
-int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed)
+struct nap {
+	struct xvm_sock *s;
+	uint32_t what;
+	struct xvm_waker *w;
+};
+
+/* The thread is cancelled in its sleep. Our ring may have come: it is not for the next one. */
+static void cancelled(void *arg)
+{
+	struct nap *n = arg;
+
+	xvm_sock_disarm(n->s, n->what, n->w, xvm_lock_tid());
+	atomic_fetch_sub(&n->s->asleep, 1);
+	if (n->w) {
+		xvm_waker_drain(n->w);
+		xvm_waker_put(n->w);
+	}
+}
+
+/* The sleep itself, a cancellation point. A negative errno on failure. */
+static int sleep_guarded(struct nap *nap, struct pollfd pfd[2], const struct timespec *ts)
+{
+	int r;
+
+	pthread_cleanup_push(cancelled, nap);
+	r = REAL(ppoll)(pfd, 2, ts, NULL);
+	if (r < 0)
+		r = -errno;
+	pthread_cleanup_pop(0);
+	return r;
+}
+
+int xvm_sock_wait_more(int fd, uint64_t deadline)
+{
+	/* All but the end of the stream looks to the kernel as what is there already. */
+	struct timespec ts = {0, 1000000};
+	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+
+	if (REAL(ppoll)(&pfd, 1, &ts, NULL))
+		return -EINTR;
+	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
+}
+
+int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline, bool timed)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	bool ring = what == EPOLLIN ? *(volatile uint64_t *)&ep->rx_epoch & 1
 				    : *(volatile uint64_t *)&ep->tx_epoch & 1;
 	struct xvm_waker *w = NULL;
-	struct pollfd pfd[2] = {{.fd = fd}, {.events = POLLIN}};
+	int fd;
+	struct pollfd pfd[2] = {{.fd = -1}, {.events = POLLIN}};
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
-	int bound, r, e;
+	int bound, r;
 
-	if (xvm_fdtab_peek(fd) != &s->file)
-		return -EBADF; /* closed by another thread, perhaps reused */
+	/* Counted before the look; who closes it looks at the count first. */
+	atomic_fetch_add(&s->asleep, 1);
+	fd = *fdp = xvm_sock_fd(s, *fdp);
+	if (fd < 0) {
+		atomic_fetch_sub(&s->asleep, 1);
+		return -EBADF; /* closed by another thread just when this one came in */
+	}
 	xvm_link_poll();
 	obey(s, fd);
-	if (ring && spin(s, what))
+	if (ring && spin(s, what)) {
+		atomic_fetch_sub(&s->asleep, 1);
 		return 0;
+	}
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
@@ -288,17 +379,20 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 		ts.tv_sec = (time_t)(now / 1000000000);
 		ts.tv_nsec = (long)(now % 1000000000);
 	}
+	pfd[0].fd = fd;
 	pfd[0].events = (short)xvm_sock_kmask(s, what);
+	if (what == EPOLLOUT && bound < 0 && xvm_sock_unwakeable(s, (uint32_t)pfd[0].events)) {
+		r = 0;
+		goto out;
+	}
 	pfd[1].fd = w ? w->fd : -1;
 	XVM_COUNT(sleeps);
-	r = REAL(ppoll)(pfd, 2, end ? &ts : NULL, NULL);
-	e = errno;
+	r = sleep_guarded(&(struct nap){s, what, w}, pfd, end ? &ts : NULL);
 	now = xvm_now_ns();
 	if (ring)
 		xvm_spin_slept(now - start);
 	if (r < 0) {
-		r = -e;
-		if (e == EINTR && !timed && restarts())
+		if (r == -EINTR && !timed && restarts())
 			r = 0;
 	} else if (r == 0) {
 		r = deadline && now >= deadline ? -EAGAIN : 0;
@@ -313,7 +407,9 @@ int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, 
 	}
 out:
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
-	if (r == 0 && xvm_fdtab_peek(fd) != &s->file)
+	fd = *fdp = xvm_sock_fd(s, fd);
+	atomic_fetch_sub(&s->asleep, 1);
+	if (r == 0 && fd < 0)
 		r = -EBADF;
 	/* Input that a sender does not take: pads; the receiving side sees to them. */
 	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN))

@@ -4,6 +4,7 @@
  * back to TCP (R4), the end (R5). Everything named *_locked runs under ep->rx_lock, and
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
+#define XVM_REAL_IS_QUIET
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -12,9 +13,11 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "transport/lock.h"
+
+#define PADS_MAX 64 /* receives of pads in a row */
 
 enum { EOF_NONE, EOF_FIN };
 
@@ -52,6 +55,8 @@ static int position(int fd, uint64_t *pos)
 	return -EAGAIN;
 }
 
+static void reach_locked(struct xvm_sock *s, uint64_t epoch);
+
 /*
  * The holder of the lock may have been killed between the kernel's receive and our count of it:
  * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
@@ -59,7 +64,8 @@ static int position(int fd, uint64_t *pos)
 static void recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	uint64_t pos;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t pos, over;
 	int r;
 
 	/* What it had not published has not happened. */
@@ -70,7 +76,12 @@ static void recount_locked(struct xvm_sock *s, int fd)
 	r = position(fd, &pos);
 	if (r == 0 || r == -ENOTCONN)
 		ep->rx_tcp_got = pos;
-	ep->rx_busy = 0;
+	xvm_busy(&ep->rx_busy, false);
+	/* R2: what it took may have reached into the pads behind the boundary. */
+	over = ep->rx_tcp_got - atomic_load(&p->bnd_tcp);
+	if (!(ep->rx_epoch & 1) && atomic_load(&p->epoch) == ep->rx_epoch + 1 &&
+	    (int64_t)over > 0 && over <= atomic_load(&p->tcp_put) - atomic_load(&p->bnd_tcp))
+		reach_locked(s, ep->rx_epoch + 1);
 }
 
 static void consent_locked(struct xvm_sock *s, int fd)
@@ -117,9 +128,10 @@ static void nothing_else(struct xvm_io *io)
 {
 	if (!io->msg)
 		return;
-	io->msg->msg_namelen = 0;
+	if (io->msg->msg_name)
+		io->msg->msg_namelen = 0;
 	io->msg->msg_controllen = 0;
-	io->msg->msg_flags = 0;
+	io->msg->msg_flags = io->flags & MSG_CMSG_CLOEXEC;
 }
 
 /* One kernel receive of at most limit bytes, never waiting. */
@@ -151,12 +163,14 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 		r = REAL(recvmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
 	}
-	nothing_else(io);
 	memset(&mh, 0, sizeof(mh));
 	mh.msg_iov = part ? &one : io->iov;
 	mh.msg_iovlen = part ? 1 : io->iovcnt;
 	r = REAL(recvmsg)(fd, &mh, flags);
-	return r < 0 ? -errno : r;
+	if (r < 0)
+		return -errno;
+	nothing_else(io);
+	return r;
 }
 
 /* Throw away at most n bytes that are known to be pads. */
@@ -166,7 +180,7 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 
 	static char sink[4096];
 
-	s->ep->rx_busy = 1;
+	xvm_busy(&s->ep->rx_busy, true);
 	if (xvm_conf.sandboxed) {
 		char buf[256];
 
@@ -181,7 +195,7 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 		s->ep->rx_tcp_got += (uint64_t)r;
 		s->ep->rx_pads += (uint64_t)r;
 	}
-	s->ep->rx_busy = 0;
+	xvm_busy(&s->ep->rx_busy, false);
 	return r < 0 ? -errno : r;
 }
 
@@ -198,8 +212,15 @@ static ssize_t peek1(struct xvm_sock *s, int fd)
 	return r < 0 ? -errno : r;
 }
 
+static void error_locked(struct xvm_sock *s, int err);
+
 static void eof_locked(struct xvm_sock *s)
 {
+	int err = atomic_exchange(&s->ep->tx_err, 0);
+
+	/* The kernel tells an error once, and it has told a pad. */
+	if (err && !s->ep->rx_err)
+		error_locked(s, err);
 	s->ep->rx_eof = EOF_FIN;
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
 		xvm_epoll_changed(s);
@@ -208,15 +229,18 @@ static void eof_locked(struct xvm_sock *s)
 /*
  * The kernel resets a connection whose process ends with input unread, and takes pads for input.
  * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
- * say.
+ * say. Not where its own direction was on TCP: of that the reset may have cost bytes.
  */
 static void error_locked(struct xvm_sock *s, int err)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
-	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch;
+	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch, epoch = atomic_load(&p->epoch);
+	bool ring = (epoch & 1) &&
+		    (epoch == ep->rx_epoch || atomic_load(&p->bnd_tcp) == ep->rx_tcp_got);
 
-	if (err == ECONNRESET && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) && (sending & 1) &&
+	if (err == ECONNRESET && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) && ring &&
+	    (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
 	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed)) {
@@ -229,10 +253,10 @@ static void error_locked(struct xvm_sock *s, int err)
 
 static void reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
-	s->ep->rx_busy = 1;
+	xvm_busy(&s->ep->rx_busy, true);
 	s->ep->rx_epoch = epoch;
 	atomic_store_explicit(&s->mine.shm->reached, epoch, memory_order_release);
-	s->ep->rx_busy = 0;
+	xvm_busy(&s->ep->rx_busy, false);
 	xvm_epoll_changed(s);
 }
 
@@ -399,7 +423,7 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		if ((int64_t)due < 0)
 			return xvm_sock_broken(s, fd);
 		/* W6: one that sleeps for room by pad has to see it: there will be no other. */
-		if (due && atomic_load(&ep->tx_sleeper) &&
+		if (due && xvm_sock_sleeps(&ep->tx_sleeper) &&
 		    XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD)
 			return 0;
 		if (due) {
@@ -443,7 +467,9 @@ static bool keep_pads(struct xvm_sock *s)
 	if (!data && !room)
 		return false;
 	atomic_thread_fence(memory_order_seq_cst);
-	return (data && xvm_rx_peek(s)) || (room && xvm_tx_peek(s));
+	/* One who was killed in his sleep takes no pad away. */
+	return (data && xvm_rx_peek(s) && xvm_sock_sleeps(&s->ep->rx_sleeper)) ||
+	       (room && xvm_tx_peek(s) && xvm_sock_sleeps(&s->ep->tx_sleeper));
 }
 
 /* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */
@@ -457,7 +483,7 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 	if (ep->rx_err)
 		return false;
 	ep->rx_kcheck = 0;
-	for (int looks = 0;; looks++) {
+	for (int looks = 0, taken = 0;; looks++) {
 		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
 		if (ep->rx_eof && !due)
 			return false; /* told by the flag, with pads still to be taken */
@@ -477,8 +503,13 @@ static bool ask_kernel_locked(struct xvm_sock *s, int fd)
 				return true;
 			}
 		}
-		if (r > 0)
+		/* An honest peer sends one to a sleeper; one that lies is not to keep us here. */
+		if (r > 0 && ++taken < PADS_MAX)
 			continue;
+		if (r > 0) {
+			ep->rx_kcheck = 1;
+			return false;
+		}
 		if (r == 0)
 			eof_locked(s);
 		else if (r != -EAGAIN && r != -EINTR)
@@ -493,13 +524,12 @@ static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 {
 	int err = s->ep->rx_err;
 
-	nothing_else(io);
-
 	if (err && err != EPIPE) {
 		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
 		eof_locked(s);
 		return -err;
 	}
+	nothing_else(io);
 	return 0;
 }
 
@@ -575,13 +605,18 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			return end_locked(s, io);
 		limit = UINT64_MAX;
 		bounded = !is_cut(s);
-		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch)
+		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch) {
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
-		ep->rx_busy = 1;
+			/* Entered since settle_locked() looked. To ask the kernel for no bytes
+			 * would be answered by 0 where a pad lies there, and that is no end. */
+			if ((int64_t)limit <= 0)
+				continue;
+		}
+		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(fd, io, limit);
 		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
-			ep->rx_busy = 0;
+			xvm_busy(&ep->rx_busy, false);
 			return r;
 		}
 		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch &&
@@ -600,7 +635,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 					atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r - over,
 								  memory_order_relaxed);
 				}
-				ep->rx_busy = 0;
+				xvm_busy(&ep->rx_busy, false);
 				if (over && !(io->flags & MSG_PEEK)) {
 					/* The count is beyond the boundary, for pads: we are there.
 					 */
@@ -619,10 +654,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				}
 				return r;
 			}
-			ep->rx_busy = 0;
+			xvm_busy(&ep->rx_busy, false);
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
-				if (r == 0)
+				if (r == 0 && io->left)
 					eof_locked(s);
 				else if (r != -EAGAIN && r != -EINTR)
 					error_locked(s, (int)-r);
@@ -634,9 +669,11 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			ep->rx_tcp_got += (uint64_t)r;
 			atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
-		ep->rx_busy = 0;
-		if (r == 0 && io->left)
+		xvm_busy(&ep->rx_busy, false);
+		if (r == 0 && io->left) {
 			eof_locked(s);
+			return end_locked(s, io);
+		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
 			error_locked(s, (int)-r);
 			return end_locked(s, io);
@@ -661,6 +698,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
 	ssize_t r, done = 0;
+	bool last = false;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(
@@ -678,8 +716,17 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = take_locked(s, fd, io, wait);
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
-			if (io->flags & MSG_PEEK)
-				return r;
+			if (io->flags & MSG_PEEK) {
+				size_t all =
+					io->left < s->peer.ring_size ? io->left : s->peer.ring_size;
+
+				if (!(io->flags & MSG_WAITALL) || !wait || last || (size_t)r >= all)
+					return r;
+				if (timeo && !deadline)
+					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
+				last = xvm_sock_wait_more(fd, deadline) < 0;
+				continue;
+			}
 			xvm_rx_room(s, fd);
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
 			if (!(io->flags & MSG_WAITALL) || io->left == 0)
@@ -690,7 +737,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, fd, EPOLLIN, deadline, timeo != 0);
+		/* With something done the kernel restarts no call either. */
+		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}
@@ -749,6 +797,8 @@ int xvm_rx_error(struct xvm_sock *s)
 		err = s->ep->rx_err;
 		s->ep->rx_err = EPIPE;
 		eof_locked(s);
+	} else if (!s->ep->rx_err) {
+		err = atomic_exchange(&s->ep->tx_err, 0);
 	}
 	xvm_unlock(&s->ep->rx_lock);
 	return err;
@@ -839,7 +889,8 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	} while (ep->rx_kcheck && ask_kernel_locked(s, fd));
 	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
 		out |= EPOLLIN;
-	if (atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT))
+	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
+	    atomic_load(&s->peer.shm->fin)) /* before the kernel is asked again */
 		out |= EPOLLRDHUP;
 	xvm_unlock(&ep->rx_lock);
 	return out;

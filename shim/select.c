@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* select and pselect with paired sockets, by way of poll's engine. The masks are the kernel's. */
 #include <limits.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include "shim/fault.h"
@@ -199,6 +200,19 @@ static int run(struct sets *s, int64_t ns, const sigset_t *mask)
 	return n;
 }
 
+struct mapping {
+	long at;
+	size_t len;
+};
+
+static void unmap(void *arg)
+{
+	struct mapping *m = arg;
+
+	if (m->len)
+		xvm_sys(SYS_munmap, m->at, m->len);
+}
+
 static bool there(const struct sets *s)
 {
 	for (int k = 0; k < 3; k++)
@@ -213,6 +227,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 {
 	struct sets s = {.word = {(void *)in, (void *)out, (void *)ex}};
 	struct pollfd stack[STACK_FDS];
+	struct mapping m;
 	size_t len = 0;
 	nfds_t count;
 	long map = 0;
@@ -231,6 +246,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 		return false;
 	s.tracked = 0;
 	count = survey(&s);
+	pthread_testcancel();
 	*start = ns > 0 ? xvm_now_ns() : 0;
 	for (int k = 0; k < 3; k++) {
 		if (s.word[k] && xvm_user_read_only(s.word[k], (size_t)words(&s) * sizeof(long))) {
@@ -250,9 +266,10 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 		s.fds = (struct pollfd *)map;
 	}
 	fill(&s, count);
+	m = (struct mapping){map, len};
+	pthread_cleanup_push(unmap, &m);
 	*result = run(&s, ns, mask);
-	if (map)
-		xvm_sys(SYS_munmap, map, len);
+	pthread_cleanup_pop(1);
 	return true;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sockets coming to be, and their options and flags. */
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -22,7 +23,7 @@ XVM_WRAP int socket(int domain, int type, int protocol)
 	int fd = REAL(socket)(domain, type, protocol);
 
 	/* Whatever had this number was closed behind our back. */
-	if (fd >= 0 && __builtin_expect(xvm_fdtab_peek(fd) != NULL, 0))
+	if (fd >= 0 && __builtin_expect(xvm_fdtab_peek(fd) != NULL, 0) && !xvm_in_vfork())
 		xvm_fdtab_clear(fd);
 	return fd;
 }
@@ -136,7 +137,10 @@ static int64_t microseconds(const void *val, socklen_t len)
 {
 	const struct timeval *tv = val;
 
-	return len < sizeof(*tv) ? 0 : (int64_t)tv->tv_sec * 1000000 + tv->tv_usec;
+	/* Longer than any clock lasts is no end. */
+	if (len < sizeof(*tv) || tv->tv_sec > INT64_MAX / 4000000000)
+		return 0;
+	return tv->tv_sec < 0 ? -1 : (int64_t)tv->tv_sec * 1000000 + tv->tv_usec;
 }
 
 /* The kernel's copy of these is ours while the socket is paired: a pad must not wait. */
@@ -158,7 +162,7 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 	if (!s)
 		return REAL(setsockopt)(fd, level, name, val, len);
 	own = shadow(s, level, name);
-	if (own && len >= sizeof(int) && xvm_user_copy(&v, val, sizeof(v)) == 0) {
+	if (own && len >= sizeof(int) && len <= INT_MAX && xvm_user_copy(&v, val, sizeof(v)) == 0) {
 		atomic_store(own, v != 0);
 		xvm_sock_put(s);
 		return 0;
@@ -193,17 +197,22 @@ XVM_WRAP int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	_Atomic uint32_t *own;
-	int r;
+	int r, ours = 0;
 
 	if (!s)
 		return REAL(getsockopt)(fd, level, name, val, len);
 	r = REAL(getsockopt)(fd, level, name, val, len);
 	own = shadow(s, level, name);
-	if (r == 0 && own && *len >= sizeof(int))
-		*(int *)val = (int)atomic_load(own);
-	if (r == 0 && level == SOL_SOCKET && name == SO_ERROR && *len >= sizeof(int) &&
-	    *(int *)val == 0)
-		*(int *)val = xvm_rx_error(s);
+	/* The kernel gives as many bytes of its int as there is room for. */
+	if (r == 0 && own)
+		ours = (int)atomic_load(own);
+	else if (r == 0 && level == SOL_SOCKET && name == SO_ERROR && *len > 0 &&
+		 !memcmp(val, &ours, *len))
+		ours = xvm_rx_error(s);
+	else
+		own = NULL;
+	if (r == 0 && (own || ours))
+		memcpy(val, &ours, *len < sizeof(ours) ? *len : sizeof(ours));
 	xvm_sock_put(s);
 	return r;
 }
@@ -223,13 +232,17 @@ XVM_WRAP int fcntl(int fd, int cmd, ...)
 	if (r < 0)
 		return r;
 	if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) {
-		if (f || xvm_fdtab_peek(r))
+		if ((f || xvm_fdtab_peek(r)) && !xvm_in_vfork())
 			xvm_fdtab_dup(fd, r);
 	} else if (f && cmd == F_SETFL && (s = xvm_sock_get(fd))) {
+		if ((long)arg & O_ASYNC)
+			xvm_sock_never(s, XVM_R_UNSUPPORTED); /* no signal would come */
 		if ((long)arg & O_NONBLOCK)
 			atomic_fetch_or(&s->ep->flags, XVM_EPF_NONBLOCK);
 		else
 			atomic_fetch_and(&s->ep->flags, ~XVM_EPF_NONBLOCK);
+		if ((long)arg & O_ASYNC) /* the kernel makes no signal of what comes by the ring */
+			xvm_sock_never(s, XVM_R_UNSUPPORTED);
 		xvm_sock_put(s);
 	}
 	return r;

@@ -136,6 +136,7 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	atomic_store(&s->paired, 0);
 	memset((char *)s + offsetof(struct xvm_sock, inherited), 0,
 	       sizeof(*s) - offsetof(struct xvm_sock, inherited));
+	atomic_store(&s->kept, -1);
 	s->adopted = role == XVM_ROLE_UNKNOWN;
 	s->ep = ep;
 	s->slot = xvm_arena_slot(xvm_arena, ep);
@@ -203,8 +204,10 @@ static void local_options(struct xvm_shm_ep *ep, int fd)
 static bool supported(int fd)
 {
 	socklen_t len = sizeof(int);
-	int v = 0;
+	int v = REAL(fcntl)(fd, F_GETFL);
 
+	if (v < 0 || (v & O_ASYNC)) /* no signal would come */
+		return false;
 	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
 		return false;
 	len = sizeof(v);
@@ -303,6 +306,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	why = xvm_link_up();
 	if (why)
 		return why;
+	xvm_link_poll(); /* regions are told of right behind the welcome */
 	t = atomic_load(&xvm_link_table);
 	if (!t)
 		return XVM_R_NO_DAEMON;
@@ -377,15 +381,28 @@ static int any_fd(struct xvm_sock *s)
 	return -1;
 }
 
+int xvm_sock_fd(struct xvm_sock *s, int fd)
+{
+	if (xvm_fdtab_peek(fd) == &s->file)
+		return fd;
+	if (atomic_load(&s->file.nfds) && (fd = any_fd(s)) >= 0)
+		return fd;
+	return atomic_load(&s->kept);
+}
+
 static struct xvm_sock *slot_get(uint32_t slot, uint32_t gen, int *fd)
 {
-	struct xvm_sock *s;
+	struct xvm_sock *s, *got;
 
 	if (slot >= XVM_ARENA_EPS || !(s = atomic_load(&by_slot[slot])))
 		return NULL;
 	*fd = any_fd(s);
-	if (*fd < 0 || xvm_sock_get(*fd) != s) /* a wrong reference can only be a closing race */
+	got = *fd < 0 ? NULL : xvm_sock_get(*fd);
+	if (got != s) { /* closed meanwhile, and the number used again */
+		if (got)
+			xvm_sock_put(got);
 		return NULL;
+	}
 	if (s->gen != gen) {
 		xvm_sock_put(s);
 		return NULL;
@@ -541,6 +558,53 @@ static void end_now(int fd)
 		REAL(shutdown)(fd, SHUT_RDWR);
 }
 
+/* The last close, as far as we know, of a paired socket. */
+static void end_paired(struct xvm_sock *s, int fd)
+{
+	bool unread = xvm_rx_finish(s, fd);
+
+	/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
+	if (!xvm_tx_finish(s, fd) || unread)
+		reset_at_close(fd);
+}
+
+/*
+ * Closed by one thread while others wait in a call: the kernel lets their call go on, and the
+ * connection lives as long. So a descriptor of our own takes the place of the one that is closed.
+ */
+static void keep_open(struct xvm_sock *s, int fd)
+{
+	long r;
+
+	if (!atomic_load(&s->asleep) || atomic_load(&s->file.nfds) > 1 || !xvm_sock_on(s) ||
+	    atomic_load(&s->kept) >= 0)
+		return;
+	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0, 0, 0, 0);
+	if (r >= 0)
+		atomic_store(&s->kept, xvm_fd_hide((int)r));
+}
+
+static void end_kept(struct xvm_sock *s)
+{
+	int fd = atomic_load(&s->kept);
+
+	if (fd < 0)
+		return;
+	if (release(s) && !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN))
+		end_paired(s, fd);
+	xvm_fd_unhide_close(fd);
+}
+
+void xvm_sock_vacated(int fd, int to)
+{
+	for (uint32_t i = 0; xvm_arena && i < atomic_load(&xvm_arena->ep_hi); i++) {
+		struct xvm_sock *s = atomic_load(&by_slot[i]);
+
+		if (s)
+			atomic_compare_exchange_strong(&s->kept, &(int){fd}, to);
+	}
+}
+
 void xvm_sock_closing(int fd)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
@@ -550,17 +614,15 @@ void xvm_sock_closing(int fd)
 		return;
 	ep = s->ep;
 	xvm_link_poll();
+	keep_open(s, fd);
 	xvm_epoll_closing(s, fd);
-	if (atomic_load(&s->file.nfds) > 1 || !release(s) ||
+	if (atomic_load(&s->file.nfds) > 1 || atomic_load(&s->kept) >= 0 || !release(s) ||
 	    (atomic_load(&ep->flags) & XVM_EPF_GIVEN))
 		goto out;
 	if (xvm_sock_on(s)) {
-		bool unread = xvm_rx_finish(s, fd);
-
-		/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
-		if (!xvm_tx_finish(s, fd) || unread)
-			reset_at_close(fd);
-	} else if (atomic_load(&ep->state) == XVM_EP_OFFERED &&
+		end_paired(s, fd);
+	} else if (!atomic_load(&ep->krecv) && !atomic_load(&ep->ksend) &&
+		   atomic_load(&ep->state) == XVM_EP_OFFERED &&
 		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
 		end_now(fd);
 	}
@@ -573,6 +635,7 @@ void xvm_sock_dispose(struct xvm_file *f)
 	struct xvm_sock *s = (struct xvm_sock *)f;
 	struct xvm_shm_ep *ep = s->ep;
 
+	end_kept(s);
 	atomic_store(&by_slot[s->slot], NULL);
 	if (s->mine.shm)
 		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
@@ -764,6 +827,7 @@ static void forked_child(struct xvm_sock *s)
 	int i;
 
 	s->inherited = true;
+	atomic_store(&s->asleep, 0); /* those were our parent's */
 	if (xvm_sys6(SYS_getppid, 0, 0, 0, 0, 0, 0) == 0) {
 		/* Another pid namespace: our tids mean nothing to the locks. Counted for good. */
 		atomic_store(&s->paired, 0);
@@ -800,7 +864,22 @@ void xvm_sock_fork_failed(void)
 	each(fork_failed);
 }
 
+/* Only our parent's threads are in a call with it. */
+static void forked_kept(void)
+{
+	uint32_t n = xvm_arena ? atomic_load(&xvm_arena->ep_hi) : 0;
+
+	for (uint32_t i = 0; i < n && i < XVM_ARENA_EPS; i++) {
+		struct xvm_sock *s = atomic_load(&by_slot[i]);
+		int fd = s ? atomic_exchange(&s->kept, -1) : -1;
+
+		if (fd >= 0)
+			xvm_fd_unhide_close(fd);
+	}
+}
+
 void xvm_sock_forked(void)
 {
 	each(forked_child);
+	forked_kept();
 }

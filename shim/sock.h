@@ -29,6 +29,8 @@ struct xvm_sock {
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
 	bool adopted; /* came to us open: others may hold it that we know nothing of */
 	bool last;    /* this process was the last holder: the endpoint goes with the socket */
+	_Atomic uint32_t asleep; /* calls that wait for it */
+	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc; /* the process at the other end */
 	uint64_t cookie;       /* SO_COOKIE, once paired */
@@ -80,6 +82,13 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest);
 int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker *w, uint64_t seq);
 void xvm_sock_disarm(struct xvm_sock *s, uint32_t interest, struct xvm_waker *w, uint64_t who);
 
+/* Armed for room without a bound, and about to ask the kernel for kmask: could nobody end that
+ * sleep (W4, S7)? Then it needs a bound. */
+bool xvm_sock_unwakeable(struct xvm_sock *s, uint32_t kmask);
+
+/* Does who is named in ep->rx_sleeper or tx_sleeper live? */
+bool xvm_sock_sleeps(_Atomic uint64_t *sleeper);
+
 /* Counters that move whenever new input (or end of input), or new room, has come: for edges. */
 struct xvm_edge {
 	uint64_t in, out;
@@ -103,6 +112,10 @@ void xvm_sock_track(int fd, enum xvm_role role);
 /* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
  */
 bool xvm_sock_engage(struct xvm_sock *s, int fd);
+/* fd, or where that was closed meanwhile, another descriptor of s; -1: there is none. */
+int xvm_sock_fd(struct xvm_sock *s, int fd);
+/* One of our own descriptors has another number. */
+void xvm_sock_vacated(int fd, int to);
 /* fd is about to leave this process's table. Does what must precede the kernel's close. */
 void xvm_sock_closing(int fd);
 /* What xvmd said about an offer. half_fd stays the caller's. */

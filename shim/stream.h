@@ -63,7 +63,6 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
 uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel);
 
 size_t xvm_rx_pending(struct xvm_sock *s, int fd); /* FIONREAD */
-size_t xvm_tx_pending(struct xvm_sock *s, int fd); /* SIOCOUTQ: what the peer has not taken */
 
 /* From inside any call on the socket: consent for the direction that is not the call's own; enter
  * with one that has nothing to send, so that its pads can wake the peer. Tried, not insisted on. */
@@ -82,6 +81,12 @@ int xvm_tx_probe(struct xvm_sock *s, int fd);
 static inline bool xvm_tx_owes(const struct xvm_sock *s)
 {
 	return *(volatile uint16_t *)&s->ep->tx_owed != XVM_OWED_NOTHING;
+}
+/* C2: up to where in the ring it has been sent again. It goes with tx_tcp_put alone, so that the
+ * heir of a killed sender knows it from the kernel's count. */
+static inline uint64_t xvm_tx_resend(const struct xvm_shm_ep *ep)
+{
+	return *(volatile uint64_t *)&ep->tx_resend + *(volatile uint64_t *)&ep->tx_tcp_put;
 }
 /* shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later, when
  * what is owed has been sent. */
@@ -114,9 +119,25 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd);
 /* The peer wrote nonsense: reset. Returns -ECONNRESET. */
 int xvm_sock_broken(struct xvm_sock *s, int fd);
 
-/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again; -EAGAIN: time is
- * up; -EINTR. timed: the socket has a timeout, so an interrupted call is not restarted. */
-int xvm_sock_wait(struct xvm_sock *s, int fd, uint32_t what, uint64_t deadline, bool timed);
+/* Wait for EPOLLIN or EPOLLOUT until the deadline (ns, 0: none). 0: look again, by *fd, which may
+ * have been closed meanwhile; -EAGAIN: time is up; -EINTR. timed: the socket has a timeout, so an
+ * interrupted call is not restarted. */
+int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline, bool timed);
+
+/*
+ * ep->rx_busy, ep->tx_busy: the heir of a killed holder believes them, so what they guard must lie
+ * between the two stores in the machine's code as well. No more is needed: a killed process has
+ * done all up to some instruction.
+ */
+static inline void xvm_busy(uint16_t *busy, bool on)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	*(volatile uint16_t *)busy = on;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* For more input than a peek has found, which waits for all. Negative: look only once more. */
+int xvm_sock_wait_more(int fd, uint64_t deadline);
 
 /* Empty buffers at the head would make the kernel's 0 look like an end. */
 static inline void xvm_io_trim(struct xvm_io *io)
@@ -131,10 +152,21 @@ static inline void xvm_io_trim(struct xvm_io *io)
 /*
  * io.c: a call on fd. The socket, if it is paired and the call ours to make; to be put. Else the
  * call is the kernel's: in *counted what is to be given to unclaim afterwards, with the call's
- * result, which it returns (rules R1, S2).
+ * result, which it returns (rules R1, S2). A cancellation point, as those calls are.
  */
-struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_sock **counted);
-ssize_t xvm_io_unclaim(struct xvm_sock *counted, bool rx, ssize_t result);
+struct xvm_counted {
+	struct xvm_sock *s; /* or NULL */
+	bool rx;
+};
+struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted);
+ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t result);
+/* For the variable: the thread may be cancelled in the kernel's call. */
+#define XVM_CLEANUP __attribute__((cleanup(xvm_io_cancelled)))
+static inline void xvm_io_cancelled(struct xvm_counted *counted)
+{
+	if (counted->s)
+		xvm_io_unclaim(counted, 0);
+}
 
 static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
 {

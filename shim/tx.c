@@ -4,6 +4,7 @@
  * noticing that nobody is there (S7). Everything named *_locked runs under ep->tx_lock and
  * never waits.
  */
+#define XVM_REAL_IS_QUIET
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -12,7 +13,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "shim/stream.h"
 #include "transport/lock.h"
 
@@ -80,6 +81,15 @@ static bool is_cut(struct xvm_sock *s)
 	return atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
 }
 
+/* What a pad took from the kernel, in a call that has no error to tell: rx.c tells it. */
+static void keep_error(struct xvm_shm_ep *ep, int r)
+{
+	int none = 0;
+
+	if (r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS && r != -EPIPE)
+		atomic_compare_exchange_strong(&ep->tx_err, &none, -r);
+}
+
 /* S4. 0 if a pad is on its way, or a negative errno. */
 static int pad_locked(struct xvm_sock *s, int fd)
 {
@@ -93,16 +103,16 @@ static int pad_locked(struct xvm_sock *s, int fd)
 		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 		return is_cut(s) ? -EAGAIN : -EPIPE;
 	}
-	ep->tx_busy = 1;
+	xvm_busy(&ep->tx_busy, true);
 	r = send_pad(fd);
 	if (r == 0) {
 		ep->tx_tcp_put++;
-		ep->tx_busy = 0;
+		xvm_busy(&ep->tx_busy, false);
 		ep->tx_pads++;
 		XVM_COUNT(pads_sent);
 		return 0;
 	}
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		ep->rx_kcheck = 1;
@@ -115,13 +125,14 @@ static void recount_locked(struct xvm_sock *s, int fd);
 static ssize_t resend_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	size_t at = ep->tx_resend & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
+	uint64_t pos = xvm_tx_resend(ep);
+	size_t at = pos & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
 	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
 	ssize_t r;
 
-	if (n > ep->tx_head - ep->tx_resend)
-		n = (size_t)(ep->tx_head - ep->tx_resend);
-	ep->tx_busy = 1;
+	if (n > ep->tx_head - pos)
+		n = (size_t)(ep->tx_head - pos);
+	xvm_busy(&ep->tx_busy, true);
 	if (!xvm_conf.sandboxed) {
 		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
 	} else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) {
@@ -130,11 +141,9 @@ static ssize_t resend_locked(struct xvm_sock *s, int fd)
 		errno = EAGAIN;
 		r = -1;
 	}
-	if (r > 0) {
+	if (r > 0)
 		ep->tx_tcp_put += (uint64_t)r;
-		ep->tx_resend += (uint64_t)r;
-	}
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	return r < 0 ? -errno : r;
 }
 
@@ -158,23 +167,42 @@ static int recall_locked(struct xvm_sock *s, int fd)
 	tail = atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
 	if (ep->tx_head - tail > s->mine.ring_size)
 		return xvm_sock_broken(s, fd);
+	/* Killed in here: recount_locked() finds the epoch odd, or what is owed, and all is done
+	 * anew. */
+	xvm_busy(&ep->tx_busy, true);
 	if (ep->tx_owed == XVM_OWED_PAD)
 		ep->tx_tcp_put--;
-	ep->tx_resend = tail;
+	ep->tx_resend = tail - ep->tx_tcp_put;
+	atomic_signal_fence(memory_order_seq_cst);
 	ep->tx_owed = XVM_OWED_BYTES;
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
 	/* Before anything is sent: then what R finds without it is a pad. Before the epoch: then
-	 * R does not take that for a leave. Pairs with the loads in xvm_rx_cut(). */
+	 * R does not take that for a leave. Pairs with the loads in decide_locked(). */
 	atomic_store(&m->recalled, 1);
 	if (ep->tx_epoch & 1) {
-		ep->tx_busy = 1;
 		ep->tx_epoch++;
 		atomic_store(&m->epoch, ep->tx_epoch);
-		ep->tx_busy = 0;
 		XVM_COUNT(leaves);
 	}
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, XVM_R_PEER_LEFT);
 	atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+	return 0;
+}
+
+static int owed_pad_locked(struct xvm_sock *s, int fd)
+{
+	int r;
+
+	xvm_busy(&s->ep->tx_busy, true);
+	r = send_pad(fd);
+	if (r == 0)
+		s->ep->tx_owed = XVM_OWED_NOTHING;
+	xvm_busy(&s->ep->tx_busy, false);
+	if (r < 0)
+		return r;
+	s->ep->tx_pads++;
+	XVM_COUNT(pads_sent);
 	return 0;
 }
 
@@ -188,20 +216,13 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
 		/* C3: the epoch is out; pairs with xvm_rx_cut(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (!is_cut(s)) {
-			r = send_pad(fd);
-			if (r < 0)
-				return r;
-			s->ep->tx_pads++;
-			XVM_COUNT(pads_sent);
-			s->ep->tx_owed = XVM_OWED_NOTHING;
-			return 0;
-		}
+		if (!is_cut(s))
+			return owed_pad_locked(s, fd);
 		r = recall_locked(s, fd);
 		if (r < 0)
 			return r;
 	}
-	while (s->ep->tx_resend != s->ep->tx_head) {
+	while (xvm_tx_resend(s->ep) != s->ep->tx_head) {
 		r = (int)resend_locked(s, fd);
 		if (r < 0)
 			return r;
@@ -228,19 +249,20 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	}
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
+	/* Its holder may be killed from here on: see recount_locked(). */
+	xvm_busy(&ep->tx_busy, true);
 	ep->tx_tcp_put++;
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	ep->tx_busy = 1;
 	ep->tx_owed = XVM_OWED_PAD;
 	ep->tx_epoch++;
 	/* Pairs with the acquire in settle_locked(): the boundary is there before the epoch. */
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
-	owed_locked(s, fd);
+	keep_error(ep, owed_locked(s, fd));
 	xvm_epoll_changed(s);
 	return 0;
 }
@@ -284,10 +306,10 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
 	atomic_store_explicit(&m->bnd_ring, ep->tx_head, memory_order_relaxed);
 	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	ep->tx_busy = 1;
+	xvm_busy(&ep->tx_busy, true);
 	ep->tx_epoch++;
 	atomic_store_explicit(&m->epoch, ep->tx_epoch, memory_order_release);
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, XVM_R_NONE);
 	XVM_COUNT(enters);
 	xvm_epoll_changed(s);
@@ -298,19 +320,41 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 static void recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *m = s->mine.shm;
 	uint64_t pos;
+	int r = -EAGAIN;
 
+	/* What it had not published has not happened. */
+	ep->tx_head = atomic_load_explicit(&m->head, memory_order_relaxed);
 	if (!ep->tx_busy)
 		return;
-	ep->tx_epoch = atomic_load(&s->mine.shm->epoch);
-	if ((atomic_load(&ep->flags) & XVM_EPF_TX_POS) && position(ep, fd, &pos) == 0) {
-		if (ep->tx_owed == XVM_OWED_BYTES)
-			ep->tx_resend += pos - ep->tx_tcp_put;
+	ep->tx_epoch = atomic_load(&m->epoch);
+	if (ep->tx_epoch & 1)
+		ep->tx_owed = XVM_OWED_NOTHING; /* killed before the leave was published */
+	if (atomic_load(&ep->flags) & XVM_EPF_TX_POS)
+		for (int i = 0; i < 100 && r == -EAGAIN; i++)
+			r = position(ep, fd, &pos);
+	if (r == 0 && ep->tx_owed == XVM_OWED_PAD) {
+		/* Published with the pad in it, which may have been sent by now. */
+		ep->tx_tcp_put = atomic_load(&m->bnd_tcp);
+		if (pos == ep->tx_tcp_put)
+			ep->tx_owed = XVM_OWED_NOTHING;
+	} else if (r == 0) {
 		ep->tx_tcp_put = pos;
 		if (ep->tx_epoch & 1)
-			atomic_store(&s->mine.shm->tcp_put, pos);
+			atomic_store(&m->tcp_put, pos);
 	}
-	ep->tx_busy = 0;
+	xvm_busy(&ep->tx_busy, false);
+}
+
+/* With what a holder that was killed has left behind put in order. */
+static int lock_tx(struct xvm_sock *s, int fd)
+{
+	int r = xvm_lock(&s->ep->tx_lock);
+
+	if (r == 0)
+		recount_locked(s, fd);
+	return r;
 }
 
 /* One kernel send, never waiting. */
@@ -381,7 +425,8 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 		ep->rx_kcheck = 1;
 		if (pfd.revents & POLLRDHUP)
 			atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
-		if (pfd.revents & (POLLERR | POLLHUP))
+		/* Not POLLERR alone, which a time stamp makes too: the kernel would send. */
+		if (pfd.revents & POLLHUP)
 			return -EPIPE;
 	}
 	return 0;
@@ -438,11 +483,11 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 			return -EAGAIN;
 	}
 	if (!(ep->tx_epoch & 1) && !enter_locked(s, fd)) {
-		ep->tx_busy = 1;
+		xvm_busy(&ep->tx_busy, true);
 		r = kernel_send(fd, io);
 		if (r > 0)
 			ep->tx_tcp_put += (uint64_t)r;
-		ep->tx_busy = 0;
+		xvm_busy(&ep->tx_busy, false);
 		if (r > 0) {
 			atomic_fetch_add_explicit(&ep->n_tx_tcp, (uint64_t)r, memory_order_relaxed);
 		}
@@ -502,6 +547,7 @@ void xvm_tx_enter(struct xvm_sock *s, int fd)
 	    !atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
 	    xvm_trylock(&s->ep->tx_lock) < 0)
 		return;
+	recount_locked(s, fd);
 	if (!(s->ep->tx_epoch & 1))
 		enter_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
@@ -535,13 +581,14 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
 			if (io->left == 0 || !wait)
 				return done;
+			io->flags |= MSG_NOSIGNAL; /* what is done is told, not the error */
 			continue;
 		}
 		if (r != -EAGAIN || !wait)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, fd, EPOLLOUT, deadline, timeo != 0);
+		r = xvm_sock_wait(s, &fd, EPOLLOUT, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}
@@ -558,12 +605,15 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 		atomic_store_explicit(rung, word, memory_order_relaxed);
 		return;
 	}
-	if (!locked && xvm_lock(&s->ep->tx_lock) < 0)
+	if (!locked && lock_tx(s, fd) < 0)
 		return;
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
 		/* No room for a pad: the peer has bytes to read, or will be asked again. */
-		if (pad_locked(s, fd) != -EAGAIN)
+		int r = pad_locked(s, fd);
+
+		keep_error(s->ep, r);
+		if (r != -EAGAIN)
 			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
 	if (!locked)
@@ -572,10 +622,10 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 
 int xvm_tx_probe(struct xvm_sock *s, int fd)
 {
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
-		pad_locked(s, fd);
+		keep_error(s->ep, pad_locked(s, fd));
 	xvm_unlock(&s->ep->tx_lock);
 	return 0;
 }
@@ -589,7 +639,7 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s)
 
 int xvm_tx_leave(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
-	int r = xvm_lock(&s->ep->tx_lock);
+	int r = lock_tx(s, fd);
 
 	if (r < 0)
 		return -EAGAIN;
@@ -602,7 +652,7 @@ bool xvm_tx_shutdown(struct xvm_sock *s, int fd)
 {
 	bool now = true;
 
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return now;
 	owed_locked(s, fd);
 	if (s->ep->tx_epoch & 1) {
@@ -627,19 +677,19 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd)
 	bool done;
 	int r;
 
-	if (xvm_lock(&s->ep->tx_lock) < 0)
+	if (lock_tx(s, fd) < 0)
 		return true;
 	/* C4: rx_closed was stored, and a fence, before. */
 	if ((s->ep->tx_epoch & 1) && is_cut(s))
 		recall_locked(s, fd);
 	do {
-		uint64_t before = s->ep->tx_resend;
+		uint64_t before = s->ep->tx_tcp_put;
 
 		r = owed_locked(s, fd);
 		if (r != -EAGAIN || s->ep->tx_owed != XVM_OWED_BYTES)
 			break;
 		/* TCP would send it behind our back; as long as the peer takes some, wait. */
-		if (before == s->ep->tx_resend && REAL(poll)(&pfd, 1, FINISH_MS) == 0)
+		if (before == s->ep->tx_tcp_put && REAL(poll)(&pfd, 1, FINISH_MS) == 0)
 			break;
 	} while (true);
 	done = s->ep->tx_owed != XVM_OWED_BYTES;
@@ -666,17 +716,4 @@ uint32_t xvm_tx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
 		return xvm_tx_peek(s) || (kernel & (EPOLLERR | EPOLLHUP)) ? EPOLLOUT : 0;
 	return xvm_tx_owes(s) ? 0 : kernel & EPOLLOUT;
-}
-
-size_t xvm_tx_pending(struct xvm_sock *s, int fd)
-{
-	uint64_t used = 0;
-	int outq = 0;
-
-	if (*(volatile uint64_t *)&s->ep->tx_epoch & 1)
-		used = *(volatile uint64_t *)&s->ep->tx_head - atomic_load(&s->peer.shm->tail);
-	else if (!REAL(ioctl)(fd, SIOCOUTQ, &outq) && xvm_tx_owes(s))
-		used = *(volatile uint64_t *)&s->ep->tx_head -
-		       *(volatile uint64_t *)&s->ep->tx_resend;
-	return used <= s->mine.ring_size ? (size_t)used + (size_t)outq : 0;
 }

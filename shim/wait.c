@@ -34,6 +34,7 @@ struct slot {
 	struct xvm_sock *s; /* a reference, or NULL: inners has it */
 	bool on;	    /* paired */
 	bool counted;	    /* in krecv */
+	bool asleep;	    /* in s->asleep */
 };
 
 struct pset {
@@ -219,6 +220,9 @@ static void disarm(struct pset *p)
 		if (sl->armed)
 			xvm_sock_disarm(sl->s, sl->armed, p->w, xvm_lock_tid());
 		sl->armed = 0;
+		if (sl->asleep)
+			atomic_fetch_sub(&sl->s->asleep, 1);
+		sl->asleep = false;
 	}
 	if (!p->w)
 		return;
@@ -245,6 +249,7 @@ static void cancelled(void *arg)
 static unsigned look(struct pset *p, bool thorough)
 {
 	unsigned ready = 0;
+	int fd;
 
 	for (unsigned i = 0; i < p->nslots; i++) {
 		struct slot *sl = &p->slots[i];
@@ -252,7 +257,9 @@ static unsigned look(struct pset *p, bool thorough)
 		sl->bits = 0;
 		if (!sl->on || (!thorough && !xvm_sock_peek(sl->s, sl->want)))
 			continue;
-		sl->bits = xvm_sock_poll(sl->s, p->fds[sl->i].fd, sl->want, 0);
+		fd = xvm_sock_fd(sl->s, p->fds[sl->i].fd);
+		if (fd >= 0)
+			sl->bits = xvm_sock_poll(sl->s, fd, sl->want, 0);
 		ready += sl->bits != 0;
 	}
 	return ready;
@@ -310,13 +317,18 @@ static int collect(struct pset *p)
 		struct slot *sl = &p->slots[i];
 		struct pollfd *k = &p->k[sl->i];
 		uint32_t kernel = (uint16_t)k->revents;
+		int fd;
 
 		if (!sl->on || kernel & POLLNVAL)
+			continue;
+		/* Another thread may have closed it while we slept. */
+		fd = xvm_sock_fd(sl->s, k->fd);
+		if (fd < 0)
 			continue;
 		if (kernel) {
 			if (kernel & POLLRDHUP) /* S7, as xvm_sock_kmask() says */
 				atomic_fetch_or(&sl->s->ep->flags, XVM_EPF_FIN_SEEN);
-			sl->bits |= xvm_sock_poll(sl->s, k->fd, sl->want, kernel);
+			sl->bits |= xvm_sock_poll(sl->s, fd, sl->want, kernel);
 		}
 		k->revents = (short)sl->bits;
 	}
@@ -412,6 +424,8 @@ static int arm(struct pset *p)
 
 		if (!sl->on)
 			continue;
+		atomic_fetch_add(&sl->s->asleep, 1);
+		sl->asleep = true;
 		sl->armed = to_arm(sl->want);
 		if (!sl->armed)
 			continue;
@@ -445,6 +459,10 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 	}
 	/* After the arming: a direction that leaves the ring from here on rings us. */
 	masks(p, valve);
+	for (unsigned i = 0; bound < 0 && i < p->nslots; i++)
+		if ((p->slots[i].armed & EPOLLOUT) &&
+		    xvm_sock_unwakeable(p->slots[i].s, (uint32_t)p->k[p->slots[i].i].events))
+			bound = 5;
 	if (bound >= 0 && (ns < 0 || ns > (int64_t)bound * 1000000))
 		ns = (int64_t)bound * 1000000;
 	XVM_COUNT(sleeps);

@@ -29,6 +29,7 @@ void xvm_ask_check_path(const char *path)
 int xvm_ask_open_at(struct xvm_ask *a, const char *path)
 {
 	const struct xvm_shm_table *table;
+	uint64_t mail;
 	uint32_t id = 0;
 	int ret;
 
@@ -36,7 +37,7 @@ int xvm_ask_open_at(struct xvm_ask *a, const char *path)
 	a->sock = xvm_client_connect(path);
 	if (a->sock < 0)
 		return a->sock;
-	ret = xvm_client_hello(a->sock, -1, XVM_ASK_MS, &id, &table);
+	ret = xvm_client_hello(a->sock, -1, XVM_ASK_MS, &id, &mail, &table);
 	if (ret) {
 		a->version = id;
 		xvm_ask_close(a);

@@ -171,6 +171,7 @@ struct xvm_shm_ep {
 	_Atomic uint32_t want;	   /* XVM_WANT_*: the operator's wish */
 	_Atomic uint32_t forking;  /* forks under way that will have the mapping */
 	_Atomic uint32_t final;	   /* 1: the last holder has closed it, and gives the slot back */
+	_Atomic int32_t tx_err;	   /* errno that a pad took from the kernel; nobody was told yet */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
 	uint16_t rx_kcheck;	 /* the kernel has something to say (FIN, RST, pads) */
@@ -200,7 +201,7 @@ struct xvm_shm_ep {
 	_Atomic uint64_t n_tx_ring, n_rx_ring;		       /* stream bytes by ring, for ss */
 	_Atomic uint32_t opt_nodelay, opt_cork;	  /* what the application believes is set */
 	_Atomic int64_t rcvtimeo_us, sndtimeo_us; /* 0: none */
-	uint64_t tx_resend; /* C2, under tx_lock: ring bytes from here to tx_head are owed */
+	uint64_t tx_resend;			  /* C2, under tx_lock: see xvm_tx_resend() */
 
 	alignas(XVM_LINE) struct xvm_shm_holder holders[XVM_HOLDERS];
 

@@ -79,6 +79,9 @@ T_PID=$BASHPID
 T_START=${EPOCHREALTIME/./}
 T=$(mktemp -d "${TMPDIR:-/tmp}/xvm-test.XXXXXX")
 chmod 755 "$T"
+# Where a private daemon lives: builds of other versions are not to meet in it.
+export XDG_RUNTIME_DIR=$T/run
+mkdir -m 700 "$T/run"
 mkfifo "$T/never"
 exec {NEVER}<>"$T/never"
 

@@ -416,6 +416,13 @@ static void by_other_means(void)
 	DO(splice(p[0], NULL, b, NULL, 2000, 0));
 	exactly(a, 2000);
 	DO(splice(p[0], NULL, b, NULL, 2000, SPLICE_F_NONBLOCK));
+	/* What the ring does not serve: this goes on over TCP. */
+	DO(setsockopt(b, SOL_SOCKET, SO_RCVLOWAT, &(int){2}, sizeof(int)));
+	for (int i = 0; i < 3; i++) {
+		DO(write(p[1], out, 1000));
+		DO(splice(p[0], NULL, b, NULL, 1000, SPLICE_F_NONBLOCK));
+		exactly(a, 1000);
+	}
 	DO(pread(a, buf, 1, 0));
 	DO(lseek(a, 0, SEEK_CUR));
 	close(a);

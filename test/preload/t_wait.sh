@@ -6,7 +6,8 @@
 
 P=$B/test/preload/same_wait
 
-for scene in poll signals select room epoll edge nested crowd cold early copies; do
+for scene in poll signals select room epoll edge nested crowd crowd_edge crowd_once \
+	cold early copies shared; do
 	step "$scene, plain"
 	timeout 60 "$P" $scene >"$T/plain" || fail "$scene fails on plain TCP"
 	for spin in 50 0; do

@@ -223,22 +223,24 @@ Test(proto, paths)
 Test(proto, hello_to_nobody_ends)
 {
 	const struct xvm_shm_table *t;
+	uint64_t mail;
 	uint32_t id;
 
-	cr_assert_eq(xvm_client_hello(sv[0], -1, 20, &id, &t), -ETIMEDOUT);
+	cr_assert_eq(xvm_client_hello(sv[0], -1, 20, &id, &mail, &t), -ETIMEDOUT);
 	close(sv[1]);
-	cr_assert(xvm_client_hello(sv[0], -1, 20, &id, &t) < 0);
+	cr_assert(xvm_client_hello(sv[0], -1, 20, &id, &mail, &t) < 0);
 }
 
 static int answer(uint32_t type, uint32_t arg, uint32_t arg2, int fd)
 {
 	struct xvm_msg m = {.type = type, .arg = arg, .arg2 = arg2};
 	const struct xvm_shm_table *t;
+	uint64_t mail;
 	uint32_t id = 0;
 	int ret;
 
 	cr_assert_eq(xvm_proto_send(sv[1], &m, &fd, fd >= 0), 0);
-	ret = xvm_client_hello(sv[0], -1, 1000, &id, &t);
+	ret = xvm_client_hello(sv[0], -1, 1000, &id, &mail, &t);
 	if (ret == -EPROTONOSUPPORT)
 		cr_assert_eq(id, arg);
 	return ret;

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A daemon to whom each of its clients is a virtual machine: all of them share a region, in a
+ * memfd, and are told of it as REGION.md says. So the shim's part in that is tried without a
+ * machine.
+ *
+ *   regiond PATH ADDR... [novectors] [dry]     ADDR: what lives in another machine
+ *
+ * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "detect/client.h"
+#include "detect/table.h"
+
+#define CLIENTS 64
+#define VECTORS 2u /* of each */
+#define REGION (256ull << 20)
+
+struct offer {
+	struct sockaddr_storage l, r;
+	unsigned client;
+	uint32_t slot, gen, role;
+	uint64_t off, len;
+	bool used;
+};
+
+static struct pollfd fds[CLIENTS + 1];
+static unsigned nclients;
+static int vector[CLIENTS][VECTORS];
+static struct offer offers[4096];
+static struct xvm_shm_table *table;
+static int table_fd, region_fd;
+static uint64_t next_piece;
+static unsigned leased[CLIENTS];
+static bool vectors = true, dry;
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(2);
+}
+
+static int make(const char *name, size_t len, void **map)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)len) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK))
+		die(name);
+	*map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (*map == MAP_FAILED)
+		die(name);
+	return fd;
+}
+
+static void resident(const char *text)
+{
+	struct sockaddr_in6 sa6 = {.sin6_family = AF_INET6};
+	struct sockaddr_in sa4 = {.sin_family = AF_INET};
+	uint8_t addr[16];
+	uint16_t port;
+	uint32_t i;
+
+	if (inet_pton(AF_INET, text, &sa4.sin_addr) == 1)
+		xvm_client_addr((struct sockaddr *)&sa4, sizeof(sa4), addr, &port);
+	else if (inet_pton(AF_INET6, text, &sa6.sin6_addr) == 1)
+		xvm_client_addr((struct sockaddr *)&sa6, sizeof(sa6), addr, &port);
+	else
+		die(text);
+	for (i = xvm_table_slot(addr); table->res[i].flags; i = (i + 1) % XVM_RES_SLOTS)
+		;
+	memcpy(table->res[i].addr, addr, 16);
+	table->res[i].flags = XVM_RES_USED | XVM_RES_IN_REGION(0);
+	atomic_fetch_add(&table->count, 1);
+}
+
+static void say(unsigned c, const struct xvm_msg *m, const int *f, int n)
+{
+	atomic_fetch_add(&table->mail[c], 1);
+	if (xvm_proto_send(fds[c].fd, m, f, n))
+		fprintf(stderr, "client %u does not listen\n", c);
+}
+
+static void welcome(unsigned c)
+{
+	struct xvm_msg m = {.type = XVM_MSG_WELCOME, .arg = XVM_PROTO_VERSION, .arg2 = c};
+
+	m.arg64 = atomic_load(&table->mail[c]) + 1;
+	say(c, &m, &table_fd, 1);
+	m = (struct xvm_msg){.type = XVM_MSG_REGION, .len = REGION, .arg = c};
+	say(c, &m, &region_fd, 1);
+	for (unsigned v = 0; vectors && v < VECTORS; v++) {
+		vector[c][v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		m = (struct xvm_msg){.type = XVM_MSG_VECTOR, .arg = v + 1};
+		say(c, &m, &vector[c][v], 1);
+	}
+	for (unsigned i = 0; vectors && i < nclients; i++) {
+		for (unsigned v = 0; v < VECTORS; v++) {
+			if (fds[i].fd < 0)
+				continue;
+			m = (struct xvm_msg){.type = XVM_MSG_PEER_VECTOR, .arg = v + 1, .arg2 = i};
+			say(c, &m, &vector[i][v], 1);
+			m.arg2 = c;
+			if (i != c)
+				say(i, &m, &vector[c][v], 1);
+		}
+	}
+}
+
+static void lease(unsigned c, const struct xvm_msg *in)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PIECE};
+
+	if (!dry || !leased[c]++) {
+		m.off = next_piece;
+		m.len = in->len;
+		next_piece += in->len;
+	}
+	if (next_piece > REGION)
+		next_piece = 0, m.len = 0;
+	say(c, &m, NULL, 0);
+}
+
+static void paired(const struct offer *o, uint32_t role, const struct offer *peer)
+{
+	struct xvm_msg m = {.type = XVM_MSG_PAIRED,
+			    .slot = o->slot,
+			    .gen = o->gen,
+			    .arg = role,
+			    .arg2 = peer->client,
+			    .off = peer->off,
+			    .len = peer->len};
+
+	say(o->client, &m, NULL, 0);
+}
+
+static void offer(unsigned c, const struct xvm_msg *in, int fd)
+{
+	struct xvm_msg m = {.type = XVM_MSG_SEEN, .slot = in->slot, .gen = in->gen};
+	struct offer o = {.client = c,
+			  .slot = in->slot,
+			  .gen = in->gen,
+			  .role = in->arg,
+			  .off = in->off,
+			  .len = in->len,
+			  .used = true};
+	socklen_t ll = sizeof(o.l), rl = sizeof(o.r);
+	bool ok = !getsockname(fd, (struct sockaddr *)&o.l, &ll) &&
+		  !getpeername(fd, (struct sockaddr *)&o.r, &rl);
+	unsigned i;
+
+	close(fd);
+	say(c, &m, NULL, 0);
+	if (!ok || !in->len)
+		die("an offer without a piece");
+	for (i = 0; i < sizeof(offers) / sizeof(offers[0]); i++) {
+		struct offer *p = &offers[i];
+
+		if (!p->used || memcmp(&p->l, &o.r, rl) || memcmp(&p->r, &o.l, ll))
+			continue;
+		p->used = false;
+		paired(p, p->role, &o);
+		paired(&o, o.role, p);
+		return;
+	}
+	for (i = 0; offers[i].used; i = (i + 1) % (sizeof(offers) / sizeof(offers[0])))
+		;
+	offers[i] = o;
+}
+
+static void message(unsigned c)
+{
+	struct xvm_msg m;
+	int f[XVM_PROTO_FDS], r = xvm_proto_recv(fds[c].fd, &m, f, MSG_DONTWAIT);
+
+	if (r == -EAGAIN)
+		return;
+	if (r < 0) {
+		close(fds[c].fd);
+		fds[c].fd = -1;
+		return;
+	}
+	switch (m.type) {
+	case XVM_MSG_HELLO:
+		welcome(c);
+		break;
+	case XVM_MSG_LEASE:
+		lease(c, &m);
+		break;
+	case XVM_MSG_OFFER:
+		offer(c, &m, f[0]);
+		f[0] = -1;
+		break;
+	default:
+		break;
+	}
+	for (int i = 0; i < XVM_PROTO_FDS; i++)
+		if (f[i] >= 0)
+			close(f[i]);
+}
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	struct pollfd *listener = &fds[CLIENTS];
+	void *map;
+
+	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
+		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry]\n");
+		return 2;
+	}
+	table_fd = make("table", sizeof(*table), &map);
+	table = map;
+	table->version = XVM_ABI_VERSION;
+	table->size = sizeof(*table);
+	table->magic = XVM_TABLE_MAGIC;
+	for (int i = 2; i < argc; i++) {
+		if (!strcmp(argv[i], "novectors"))
+			vectors = false;
+		else if (!strcmp(argv[i], "dry"))
+			dry = true;
+		else
+			resident(argv[i]);
+	}
+	region_fd = make("region", REGION, &map);
+	memcpy(sun.sun_path, argv[1], strlen(argv[1]));
+	unlink(argv[1]);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		fds[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+	*listener = (struct pollfd){.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0),
+				    .events = POLLIN};
+	if (listener->fd < 0 || bind(listener->fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
+	    listen(listener->fd, 128) < 0)
+		die("regiond");
+	printf("ready\n");
+	fflush(stdout);
+	for (;;) {
+		if (poll(fds, CLIENTS + 1, -1) < 0)
+			die("poll");
+		for (unsigned i = 0; i < nclients; i++)
+			if (fds[i].revents)
+				message(i);
+		if (listener->revents && nclients < CLIENTS) {
+			fds[nclients].fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+			fds[nclients].revents = 0;
+			nclients++;
+		}
+	}
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The shim's two directions without the rest of it: what the rest would do, for a test that links
+ * just rx.c, tx.c and what they need. */
+#ifndef XVM_TEST_SHIM_ALONE_H
+#define XVM_TEST_SHIM_ALONE_H
+
+#include <errno.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shim/epoll.h"
+#include "shim/fault.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/stream.h"
+#include "shim/vm.h"
+
+struct xvm_conf xvm_conf = {.ring_size = 4096};
+_Atomic(const struct xvm_shm_table *) xvm_link_table;
+uint64_t xvm_link_seen;
+uint32_t xvm_link_id;
+
+void xvm_epoll_changed(struct xvm_sock *s)
+{
+}
+void xvm_epoll_tracked(struct xvm_sock *sock, int f)
+{
+}
+bool xvm_epoll_release(struct xvm_sock *sock)
+{
+	return false;
+}
+void xvm_epoll_closing(struct xvm_sock *s, int fd)
+{
+}
+void xvm_epoll_dispose(struct xvm_file *f)
+{
+}
+void xvm_link_handle(void)
+{
+}
+enum xvm_reason xvm_link_up(void)
+{
+	return XVM_R_NO_DAEMON;
+}
+int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
+{
+	return -ENOTCONN;
+}
+int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
+{
+	return -ENODEV;
+}
+void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off)
+{
+}
+uint8_t xvm_user_avx;
+void xvm_fault_install(void)
+{
+}
+void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired)
+{
+}
+bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
+{
+	return false;
+}
+void xvm_link_peer_put(struct xvm_peer *p)
+{
+}
+int xvm_fd_hide(int fd)
+{
+	return fd;
+}
+void xvm_fd_unhide_close(int fd)
+{
+	close(fd);
+}
+uint64_t xvm_cookie(int f)
+{
+	return 0;
+}
+bool xvm_held_elsewhere(int f)
+{
+	return false;
+}
+bool xvm_link_lost(void)
+{
+	return false;
+}
+int xvm_pid(void)
+{
+	return getpid();
+}
+bool xvm_init(void)
+{
+	return true;
+}
+void xvm_log(int level, const char *fmt, ...)
+{
+}
+struct xvm_waker *xvm_waker_get(void)
+{
+	return NULL;
+}
+void xvm_waker_put(struct xvm_waker *w)
+{
+}
+void xvm_waker_drain(struct xvm_waker *w)
+{
+}
+uint64_t xvm_spin_budget(void)
+{
+	return 0;
+}
+void xvm_spin_won(uint64_t ns)
+{
+}
+void xvm_spin_slept(uint64_t ns)
+{
+}
+uint64_t xvm_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+#endif
