@@ -91,8 +91,6 @@ void xvm_guest_hello(struct xvm_guest *g)
 		l.flags |= XVM_LETTER_F_DOORBELL;
 	if (g->dev.vectors)
 		l.flags |= XVM_LETTER_F_INTERRUPTS;
-	if (!g->asked)
-		g->asked = ev_now(g->d->loop);
 	/* One that waits for room will do. */
 	if (xvm_list_empty(&g->queue))
 		xvm_guest_send(g, &l);
@@ -286,15 +284,12 @@ static void welcome(struct xvm_guest *g, const struct xvm_letter *l)
 {
 	if (l->run != g->run)
 		return; /* the answer to a hello of a run that is over */
-	g->asked = 0;
 	if (l->arg != XVM_REGION_VERSION) {
 		say_trouble(g, "the host's xvmd speaks another version");
 		return;
 	}
-	if (g->up) {
-		xvm_guest_fenced(g);
-		return;
-	}
+	if (g->up)
+		return; /* we asked twice */
 	g->up = true;
 	g->said = NULL;
 	ev_timer_stop(g->d->loop, &g->patience);
@@ -360,7 +355,6 @@ static void read_mail(struct xvm_guest *g)
 		ret = xvm_mailbox_get(&g->box, &l);
 		if (ret)
 			break;
-		g->heard = ev_now(g->d->loop);
 		receive(g, &l);
 	}
 	if (ret == -EPROTO)

@@ -52,7 +52,7 @@ struct xvm_guest {
 	const struct xvm_conn *vector_of[XVM_REGION_VECTORS_MAX];
 	ev_io bell_io;
 	ev_timer patience, look;
-	ev_tstamp asked, heard; /* when a hello has waited since, or 0; when the host last wrote */
+	ev_tstamp asked; /* since when the host is to give a sign of life, or 0 */
 	uint64_t news;
 	bool ring; /* there is mail that the host was not rung for */
 	struct xvm_list queue;
@@ -71,7 +71,7 @@ struct xvm_guest {
 	struct xvm_lease_book book; /* of our arena; offsets are the region's */
 	struct xvm_guest_ep **ep;   /* guest_ep.c's */
 	struct xvm_list eps;
-	uint64_t fence, fence_asked; /* see guest_ep.c */
+	uint64_t fence, fence_asked; /* guest_ep.c: withdrawals, and up to which was asked */
 };
 
 struct xvm_guests {

@@ -11,9 +11,9 @@
  * A process writes into the half of an offer only before it offers it and once it is paired, so
  * when it is refused the piece can be lent to another at once.
  *
- * Nobody answers a WITHDRAW. But letters are read in order, and a hello of the run that is welcome
- * already is answered: whatever was on its way to us when the host read the withdrawal is there
- * once a hello that was said after it is answered. That is the fence.
+ * Nobody answers a WITHDRAW. But letters are read in order, and an offer for an address that lives
+ * nowhere is refused at once: whatever was on its way to us when the host read the withdrawal is
+ * there once an offer that was made after it is refused. That is the fence.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -152,12 +152,21 @@ static void say_offer(const struct xvm_guest_ep *ep, const struct xvm_facts *f, 
 	xvm_guest_send(ep->g, &l);
 }
 
-static void ask_fence(struct xvm_guest *g)
+#define FENCE_CLIENT 0 /* no arena's name */
+
+void xvm_guest_fence(struct xvm_guest *g)
 {
-	if (g->fence_asked || !g->up)
+	struct xvm_letter l = {.type = XVM_LETTER_OFFER,
+			       .client = FENCE_CLIENT,
+			       .gen = (uint32_t)g->fence,
+			       .off = xvm_region_lease_off(&g->region, g->self),
+			       .len = XVM_HALF_CTL + XVM_RING_MIN};
+
+	if (g->asked || !g->up)
 		return;
+	g->asked = ev_now(g->d->loop);
 	g->fence_asked = g->fence;
-	xvm_guest_hello(g);
+	xvm_guest_send(g, &l);
 }
 
 static void withdraw(struct xvm_guest_ep *ep)
@@ -165,7 +174,7 @@ static void withdraw(struct xvm_guest_ep *ep)
 	ep->state = WITHDRAWN;
 	ep->fence = ++ep->g->fence;
 	say(ep, XVM_LETTER_WITHDRAW);
-	ask_fence(ep->g);
+	xvm_guest_fence(ep->g);
 }
 
 static void unpair(struct xvm_guest_ep *ep)
@@ -174,13 +183,13 @@ static void unpair(struct xvm_guest_ep *ep)
 	say(ep, XVM_LETTER_UNPAIR);
 }
 
-void xvm_guest_fenced(struct xvm_guest *g)
+static void fenced(struct xvm_guest *g)
 {
 	uint64_t upto = g->fence_asked;
 	struct xvm_list *n, *t;
 	bool more = false;
 
-	g->fence_asked = 0;
+	g->asked = 0;
 	for (XVM_EACH(n, t, &g->eps)) {
 		struct xvm_guest_ep *ep = ep_of(n);
 
@@ -192,7 +201,7 @@ void xvm_guest_fenced(struct xvm_guest *g)
 			more = true;
 	}
 	if (more)
-		ask_fence(g);
+		xvm_guest_fence(g);
 }
 
 /* It is over for its processes, or they have gone. */
@@ -632,7 +641,6 @@ void xvm_guest_eps_run_over(struct xvm_guest *g)
 {
 	struct xvm_list *n, *t;
 
-	g->fence_asked = 0;
 	dead(g, -1, 0);
 	for (XVM_EACH(n, t, &g->eps)) {
 		struct xvm_guest_ep *ep = ep_of(n);
@@ -663,7 +671,9 @@ void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l)
 		paired(g, ep, l);
 		break;
 	case XVM_LETTER_REFUSED:
-		if (ep)
+		if (l->client == FENCE_CLIENT && g->asked && l->gen == (uint32_t)g->fence_asked)
+			fenced(g);
+		else if (ep)
 			refused(ep, l->arg);
 		break;
 	case XVM_LETTER_FREED:

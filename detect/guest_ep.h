@@ -25,7 +25,8 @@ void xvm_guest_arena_gone(struct xvm_arena_ref *a);
 
 /* From the host. */
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l);
-void xvm_guest_fenced(struct xvm_guest *g);
+/* Ask for a sign of life, if one is not waited for already: g->asked says since when. */
+void xvm_guest_fence(struct xvm_guest *g);
 /* The run is over, and a new one is welcome: nobody reads what the last has left. */
 void xvm_guest_eps_run_over(struct xvm_guest *g);
 void xvm_guest_eps_welcome(struct xvm_guest *g);

@@ -321,8 +321,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		s->res_seq = atomic_load(&t->seq);
 		flags = xvm_client_resident(t, ep->raddr);
 	}
-	/* In a VM: there are no halves of ours in the region as yet. */
-	if (!flags || (flags & XVM_RES_VM))
+	if (!flags)
 		return XVM_R_NOT_RESIDENT;
 	if (flags & XVM_RES_AMBIGUOUS)
 		return XVM_R_AMBIGUOUS;

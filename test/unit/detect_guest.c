@@ -615,44 +615,61 @@ Test(guest, a_refused_piece_is_free)
 	cr_assert_eq(g->book.lent, 0);
 }
 
+static void refuse(struct xvm_letter l)
+{
+	l = about(l, XVM_LETTER_REFUSED);
+	l.arg = XVM_R_NOT_RESIDENT;
+	say(l);
+}
+
+/* An offer that can only be refused: it asks whether all has been read. */
+static struct xvm_letter fence(void)
+{
+	struct xvm_letter l = hear();
+
+	cr_assert_eq(l.type, XVM_LETTER_OFFER);
+	cr_assert_eq(l.client, 0);
+	return l;
+}
+
 Test(guest, withdrawn_and_nothing_on_its_way)
 {
-	struct xvm_letter l;
+	struct xvm_letter l, f;
 	struct xvm_msg piece;
 	struct prog p;
-	uint64_t run_id = up();
 	int s[2];
 
+	up();
 	p = run();
 	piece = lease(&p);
 	tcp(s);
 	l = offer(&p, &piece, s[0]);
 	over(&p, XVM_MSG_WITHDRAW, l);
 	cr_assert_eq(hear().type, XVM_LETTER_WITHDRAW);
-	cr_assert_eq(hear().type, XVM_LETTER_HELLO);
+	f = fence();
 	cr_assert_eq(g->book.lent, LEN);
-	welcome(run_id);
+	refuse(f);
 	cr_assert_eq(g->book.lent, 0);
 }
 
 Test(guest, withdrawn_while_a_pair_was_on_its_way)
 {
-	struct xvm_letter l;
+	struct xvm_letter l, f;
 	struct xvm_msg piece;
 	struct prog p;
-	uint64_t run_id = up();
 	int s[2];
 
+	up();
 	p = run();
 	piece = lease(&p);
 	tcp(s);
 	l = offer(&p, &piece, s[0]);
 	over(&p, XVM_MSG_WITHDRAW, l);
-	say(paired(l));
-	welcome(run_id);
-	cr_assert_eq(get(&p, NULL).type, 0, "it does not care any more");
 	cr_assert_eq(hear().type, XVM_LETTER_WITHDRAW);
-	cr_assert_eq(hear().type, XVM_LETTER_HELLO);
+	f = fence();
+	say(paired(l));
+	refuse(f);
+	cr_assert_eq(get(&p, NULL).type, 0, "it does not care any more");
 	cr_assert_eq(hear().type, XVM_LETTER_UNPAIR, "owed for each PAIRED");
 	cr_assert_eq(g->book.lent, LEN);
 	say(about(l, XVM_LETTER_FREED));
@@ -661,12 +678,12 @@ Test(guest, withdrawn_while_a_pair_was_on_its_way)
 
 Test(guest, a_program_that_dies)
 {
-	struct xvm_letter a, b;
+	struct xvm_letter a, b, f;
 	struct xvm_msg piece, second;
 	struct prog p;
-	uint64_t run_id = up();
 	int s[2], t[2];
 
+	up();
 	p = run();
 	lease(&p);
 	piece = lease(&p);
@@ -679,10 +696,10 @@ Test(guest, a_program_that_dies)
 	close(p.sock);
 	cr_assert_eq(g->book.lent, 3 * LEN);
 	cr_assert_eq(hear().slot, b.slot, "withdrawn");
-	cr_assert_eq(hear().type, XVM_LETTER_HELLO);
+	f = fence();
 	cr_assert_eq(hear().type, XVM_LETTER_UNPAIR);
 	cr_assert_eq(g->book.lent, 2 * LEN, "its stock");
-	welcome(run_id);
+	refuse(f);
 	cr_assert_eq(g->book.lent, LEN);
 	say(about(a, XVM_LETTER_FREED));
 	cr_assert_eq(g->book.lent, 0);
