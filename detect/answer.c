@@ -10,6 +10,7 @@
 #include "detect/arenas.h"
 #include "detect/daemon.h"
 #include "detect/fd.h"
+#include "detect/guest_ep.h"
 #include "detect/pairs.h"
 #include "detect/table.h"
 
@@ -311,6 +312,32 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 	xvm_conn_end(c, 0, 0, text);
 }
 
+static void status_device(struct xvm_conn *c, uint32_t index)
+{
+	struct xvm_daemon *d = c->d;
+	char text[sizeof(((struct xvm_msg *)0)->text)];
+	struct xvm_guest *g;
+	uint32_t flags = 0;
+
+	if (index >= d->guests.n) {
+		xvm_conn_end(c, ENODEV, 0, NULL);
+		return;
+	}
+	g = d->guests.g[index];
+	if (g->opened && g->up)
+		flags |= XVM_DEVICE_UP;
+	if (g->dev.vectors)
+		flags |= XVM_DEVICE_INTERRUPTS;
+	if (xvm_conf_shares(d->conf, c->uid, NULL, c->user->trusted))
+		flags |= XVM_DEVICE_MAY;
+	if (g->asked)
+		flags |= XVM_DEVICE_SILENT;
+	xvm_guest_explain(g, text, sizeof(text));
+	if (g->opened)
+		xvm_guest_fence(g);
+	xvm_conn_end(c, 0, flags, text);
+}
+
 static void status(struct xvm_conn *c)
 {
 	struct xvm_daemon *d = c->d;
@@ -495,7 +522,10 @@ void xvm_answer(struct xvm_conn *c, const struct xvm_msg *m)
 		control(c, m);
 		break;
 	case XVM_MSG_STATUS:
-		status(c);
+		if (m->slot)
+			status_device(c, m->slot - 1);
+		else
+			status(c);
 		break;
 	case XVM_MSG_GROUP:
 		group(c, m->text);

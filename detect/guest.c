@@ -622,17 +622,13 @@ void xvm_guests_greet(struct xvm_daemon *d, struct xvm_conn *c)
 
 void xvm_guest_explain(const struct xvm_guest *g, char *text, size_t len)
 {
-	ev_tstamp now = ev_now(g->d->loop);
-
 	if (!g->opened)
-		snprintf(text, len, "device %s: %s", g->dev.bdf, g->said ? g->said : "no region");
+		snprintf(text, len, "%s: %s", g->dev.bdf, g->said ? g->said : "no region");
 	else if (!g->up)
-		snprintf(text, len, "device %s: VM %u; the host's xvmd does not answer", g->dev.bdf,
-			 g->self);
-	else if (g->asked && now - g->asked > 1.)
-		snprintf(text, len, "device %s: VM %u; the host's xvmd has not answered for %.0f s",
-			 g->dev.bdf, g->self, now - g->asked);
+		snprintf(text, len, "%s: VM %u; %s", g->dev.bdf, g->self,
+			 g->said ? g->said : "the host's xvmd does not answer");
 	else
-		snprintf(text, len, "device %s: VM %u of a group of %u; %s", g->dev.bdf, g->self,
-			 g->region.peers - 1, g->dev.vectors ? "interrupts" : g->dev.why);
+		snprintf(text, len, "%s: VM %u of a group of %u%s%s", g->dev.bdf, g->self,
+			 g->region.peers - 1, g->dev.vectors ? "" : "; ",
+			 g->dev.vectors ? "" : g->dev.why);
 }

@@ -66,7 +66,9 @@ enum xvm_msg_type {
 			      text = where it lives and how it is known */
 	XVM_MSG_LEAVE,	   /* pid, fd (pid -1: all): answer: END, arg2 = connections that obeyed */
 	XVM_MSG_ENTER,	   /* likewise */
-	XVM_MSG_STATUS,	   /* answer: END, text = one line about the daemon */
+	XVM_MSG_STATUS,	   /* answer: END, text = one line about the daemon. slot != 0: about its
+			      ivshmem device slot - 1, arg = ENODEV if there is none,
+			      arg2 = XVM_DEVICE_* */
 	XVM_MSG_GROUP,	   /* text = name: answers: its row, END (ENOENT: no such group);
 			      empty: a row for each with its name only, END */
 	XVM_MSG_GROUP_ROW, /* text = socket (or name), arg = vectors, arg2 = VMs that there may be,
@@ -74,6 +76,11 @@ enum xvm_msg_type {
 };
 
 enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
+
+#define XVM_DEVICE_UP 1u	 /* the host's xvmd has welcomed us */
+#define XVM_DEVICE_INTERRUPTS 2u /* programs can be woken by them */
+#define XVM_DEVICE_MAY 4u	 /* who asks may have its memory */
+#define XVM_DEVICE_SILENT 8u	 /* the host's xvmd has not answered what was asked last */
 
 /* What the processes of a VM can do, as its xvmd says. */
 #define XVM_VM_DOORBELL 1u   /* ring the vectors of other VMs */

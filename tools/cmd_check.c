@@ -16,6 +16,7 @@
 #include "detect/client.h"
 #include "tools/addr.h"
 #include "tools/ask.h"
+#include "tools/check.h"
 #include "tools/find.h"
 #include "tools/pair.h"
 #include "tools/preload.h"
@@ -42,12 +43,9 @@ static const struct option options[] = {
 	{0},
 };
 
-enum verdict { OK, WARN, FAIL };
 static int worst;
 
-static void tell(enum verdict v, const char *what, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-static void tell(enum verdict v, const char *what, const char *fmt, ...)
+void xvm_check_tell(enum xvm_verdict v, const char *what, const char *fmt, ...)
 {
 	static const char *const words[] = {"ok", "warn", "FAIL"};
 	char why[512];
@@ -68,17 +66,19 @@ static const char *check_lib(const char *option)
 	const char *lib = option ? realpath(option, path) : xvm_find_lib();
 
 	if (!lib || access(lib, R_OK)) {
-		tell(FAIL, "library",
-		     "cannot read %s: %s; build or install it, or say where it is: --lib",
-		     option ? option : XVM_LIB_INSTALLED, strerror(errno));
+		xvm_check_tell(XVM_FAIL, "library",
+			       "cannot read %s: %s; build or install it, or say where it is: --lib",
+			       option ? option : XVM_LIB_INSTALLED, strerror(errno));
 		return NULL;
 	}
 	if (!xvm_preload_possible(lib)) {
-		tell(FAIL, "library",
-		     "%s: LD_PRELOAD can name no path with a blank or colon in it; move it", lib);
+		xvm_check_tell(
+			XVM_FAIL, "library",
+			"%s: LD_PRELOAD can name no path with a blank or colon in it; move it",
+			lib);
 		return NULL;
 	}
-	tell(OK, "library", "%s", lib);
+	xvm_check_tell(XVM_OK, "library", "%s", lib);
 	return lib;
 }
 
@@ -91,7 +91,8 @@ static void check_program(const char *name)
 		snprintf(why, sizeof(why), "%s: %s", name, strerror(-ret));
 	else
 		ret = xvm_program_judge(path, why, sizeof(why));
-	tell(ret ? FAIL : OK, "program", "%s%s", why, ret > 0 ? "; it stays on TCP" : "");
+	xvm_check_tell(ret ? XVM_FAIL : XVM_OK, "program", "%s%s", why,
+		       ret > 0 ? "; it stays on TCP" : "");
 }
 
 static void check_memfd(void)
@@ -102,21 +103,22 @@ static void check_memfd(void)
 	int ret;
 
 	if (fd < 0) {
-		tell(FAIL, "memfd", "memfd_create: %s; no ring can be made", strerror(errno));
+		xvm_check_tell(XVM_FAIL, "memfd", "memfd_create: %s; no ring can be made",
+			       strerror(errno));
 		return;
 	}
 	ret = ftruncate(fd, 4096);
 	if (!ret)
 		p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (ret || p == MAP_FAILED)
-		tell(FAIL, "memfd", "cannot map one: %s", strerror(errno));
+		xvm_check_tell(XVM_FAIL, "memfd", "cannot map one: %s", strerror(errno));
 	else if (fcntl(fd, F_ADD_SEALS, seals))
-		tell(FAIL, "memfd", "cannot seal it: %s; needs Linux 5.1 or later",
-		     strerror(errno));
+		xvm_check_tell(XVM_FAIL, "memfd", "cannot seal it: %s; needs Linux 5.1 or later",
+			       strerror(errno));
 	else if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED)
-		tell(FAIL, "memfd", "the seal against writing has no effect");
+		xvm_check_tell(XVM_FAIL, "memfd", "the seal against writing has no effect");
 	else
-		tell(OK, "memfd", "made, mapped, sealed");
+		xvm_check_tell(XVM_OK, "memfd", "made, mapped, sealed");
 	if (p != MAP_FAILED)
 		munmap(p, 4096);
 	close(fd);
@@ -129,12 +131,12 @@ static void check_eventfd(void)
 	uint64_t one = 1;
 
 	if (fd < 0)
-		tell(WARN, "eventfd", "%s; sleepers are woken over TCP, which is slower",
-		     strerror(errno));
+		xvm_check_tell(XVM_WARN, "eventfd",
+			       "%s; sleepers are woken over TCP, which is slower", strerror(errno));
 	else if (write(fd, &one, sizeof(one)) != sizeof(one) || poll(&p, 1, 0) != 1)
-		tell(WARN, "eventfd", "does not wake; sleepers are woken over TCP");
+		xvm_check_tell(XVM_WARN, "eventfd", "does not wake; sleepers are woken over TCP");
 	else
-		tell(OK, "eventfd", "wakes");
+		xvm_check_tell(XVM_OK, "eventfd", "wakes");
 	if (fd >= 0)
 		close(fd);
 }
@@ -147,12 +149,14 @@ static void check_files(void)
 		return;
 	/* The common default. A ring keeps no descriptor; the daemon link, wakers and peers do. */
 	if (r.rlim_cur < 1024)
-		tell(WARN, "open files",
-		     "%llu at most; connections stay on TCP (no-memory) when they run out: ulimit "
-		     "-n",
-		     (unsigned long long)r.rlim_cur);
+		xvm_check_tell(XVM_WARN, "open files",
+			       "%llu at most; connections stay on TCP (no-memory) when they run "
+			       "out: ulimit "
+			       "-n",
+			       (unsigned long long)r.rlim_cur);
 	else
-		tell(OK, "open files", "%llu at most", (unsigned long long)r.rlim_cur);
+		xvm_check_tell(XVM_OK, "open files", "%llu at most",
+			       (unsigned long long)r.rlim_cur);
 }
 
 static void check_seccomp(void)
@@ -167,10 +171,11 @@ static void check_seccomp(void)
 	if (f)
 		fclose(f);
 	if (mode)
-		tell(WARN, "seccomp",
-		     "a filter is in force here: what it forbids may keep programs on TCP");
+		xvm_check_tell(
+			XVM_WARN, "seccomp",
+			"a filter is in force here: what it forbids may keep programs on TCP");
 	else
-		tell(OK, "seccomp", "no filter");
+		xvm_check_tell(XVM_OK, "seccomp", "no filter");
 }
 
 /* The daemon that a program would use; where none answers, a private one. */
@@ -185,23 +190,25 @@ static bool check_daemon(struct xvm_ask *a, const char *socket)
 		xvm_ask_why(a, first, why);
 		ret = first == -EPROTONOSUPPORT ? -1 : xvm_private_choose(a, NULL, true, false);
 		if (first == -EPROTONOSUPPORT || ret) {
-			tell(FAIL, "daemon", "%s; %s", why,
-			     first == -EPROTONOSUPPORT
-				     ? "install one version of both, and restart xvmd"
-				     : "nor can a private one be started; start xvmd");
+			xvm_check_tell(XVM_FAIL, "daemon", "%s; %s", why,
+				       first == -EPROTONOSUPPORT
+					       ? "install one version of both, and restart xvmd"
+					       : "nor can a private one be started; start xvmd");
 			return false;
 		}
-		tell(WARN, "daemon",
-		     "%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd",
-		     why);
+		xvm_check_tell(
+			XVM_WARN, "daemon",
+			"%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd",
+			why);
 	}
 	ret = xvm_ask(a, &m);
 	if (ret || m.arg) {
-		tell(FAIL, "daemon", "%s", ret ? xvm_ask_why(a, ret, why) : strerror((int)m.arg));
+		xvm_check_tell(XVM_FAIL, "daemon", "%s",
+			       ret ? xvm_ask_why(a, ret, why) : strerror((int)m.arg));
 		return false;
 	}
-	tell(OK, first ? "private daemon" : "daemon", "%s, protocol %d%s%s", a->path,
-	     XVM_PROTO_VERSION, *m.text ? ", " : "", m.text);
+	xvm_check_tell(XVM_OK, first ? "private daemon" : "daemon", "%s, protocol %d%s%s", a->path,
+		       XVM_PROTO_VERSION, *m.text ? ", " : "", m.text);
 	return true;
 }
 
@@ -227,7 +234,8 @@ static void check_pair(struct xvm_ask *a, const char *lib)
 
 	ret = xvm_pair_start(&p, &s);
 	if (!ret && !xvm_pair_mapped(p.client.pid)) {
-		tell(FAIL, "live pair", "%s was not loaded into a program started with it", lib);
+		xvm_check_tell(XVM_FAIL, "live pair",
+			       "%s was not loaded into a program started with it", lib);
 		goto out;
 	}
 	if (!ret)
@@ -235,10 +243,10 @@ static void check_pair(struct xvm_ask *a, const char *lib)
 	if (!ret)
 		ret = xvm_pair_slice(&p, 200, &slice);
 	if (ret)
-		tell(FAIL, "live pair", "%s", p.why);
+		xvm_check_tell(XVM_FAIL, "live pair", "%s", p.why);
 	else
-		tell(OK, "live pair", "path ring, %.3g us a round trip of 1 byte",
-		     1e6 * slice.seconds / slice.count);
+		xvm_check_tell(XVM_OK, "live pair", "path ring, %.3g us a round trip of 1 byte",
+			       1e6 * slice.seconds / slice.count);
 out:
 	xvm_pair_end(&p);
 }
@@ -252,28 +260,32 @@ static bool check_resident(struct xvm_ask *a, const uint8_t addr[16], const char
 	memcpy(m.addr, addr, 16);
 	ret = xvm_ask(a, &m);
 	if (ret)
-		tell(FAIL, text, "%s", xvm_ask_why(a, ret, why));
+		xvm_check_tell(XVM_FAIL, text, "%s", xvm_ask_why(a, ret, why));
 	else if (!m.arg)
-		tell(OK, text, "lives here: %s", m.text);
+		xvm_check_tell(XVM_OK, text, "lives here: %s", m.text);
 	else if (m.arg == EEXIST)
-		tell(FAIL, text, "lives in more than one place here, so it is refused: %s", m.text);
+		xvm_check_tell(XVM_FAIL, text,
+			       "lives in more than one place here, so it is refused: %s", m.text);
 	else
-		tell(FAIL, text, "does not live on this host, as far as xvmd sees%s%s",
-		     *m.text ? ": " : "", m.text);
+		xvm_check_tell(XVM_FAIL, text,
+			       "does not live on this host, as far as xvmd sees%s%s",
+			       *m.text ? ": " : "", m.text);
 	return !ret && !m.arg;
 }
 
 static void tell_probe(const char *text, const struct xvm_msg_row *row)
 {
 	if (row->state == XVM_EP_PAIRED)
-		tell(OK, text, "connected; the other end is known: bytes will go by the ring");
+		xvm_check_tell(XVM_OK, text,
+			       "connected; the other end is known: bytes will go by the ring");
 	else if (row->reason == XVM_R_OFFERED)
-		tell(WARN, text,
-		     "connected; offered, but the other end has not answered: it is not preloaded, "
-		     "or makes no calls until it is spoken to");
+		xvm_check_tell(XVM_WARN, text,
+			       "connected; offered, but the other end has not answered: it is not "
+			       "preloaded, "
+			       "or makes no calls until it is spoken to");
 	else
-		tell(FAIL, text, "connected; stays on TCP: %s: %s", xvm_reason_name(row->reason),
-		     xvm_reason_text(row->reason));
+		xvm_check_tell(XVM_FAIL, text, "connected; stays on TCP: %s: %s",
+			       xvm_reason_name(row->reason), xvm_reason_text(row->reason));
 }
 
 /* Connects as a preloaded program would, offers at once, and looks for half a second. */
@@ -298,22 +310,22 @@ static void check_port(struct xvm_ask *a, const char *lib, const uint8_t addr[16
 	if (!ret)
 		ret = xvm_child_line(&p.client, line, sizeof(line), 5000);
 	if (ret || strcmp(line, "up") != 0) {
-		tell(FAIL, text, "%s",
-		     ret == -ETIMEDOUT ? "no answer in 5 s: a firewall?"
-		     : ret	       ? "the process that tried ended early"
-				       : line + strcspn(line, " ") + 1);
+		xvm_check_tell(XVM_FAIL, text, "%s",
+			       ret == -ETIMEDOUT ? "no answer in 5 s: a firewall?"
+			       : ret		 ? "the process that tried ended early"
+						 : line + strcspn(line, " ") + 1);
 		goto out;
 	}
 	xvm_child_say(&p.client, "warm");
 	for (i = 0; i < 25 && row.state != XVM_EP_PAIRED; i++) {
 		if (!xvm_child_line(&p.client, line, sizeof(line), 20)) {
-			tell(FAIL, text, "%s", line + strcspn(line, " ") + 1);
+			xvm_check_tell(XVM_FAIL, text, "%s", line + strcspn(line, " ") + 1);
 			goto out;
 		}
 		ret = xvm_pair_row(&p, a, &row);
 	}
 	if (ret)
-		tell(FAIL, text, "%s", p.why);
+		xvm_check_tell(XVM_FAIL, text, "%s", p.why);
 	else
 		tell_probe(text, &row);
 out:
@@ -355,6 +367,8 @@ int xvm_cmd_check(int argc, char **argv)
 	check_files();
 	check_seccomp();
 	up = check_daemon(&a, socket);
+	if (up)
+		xvm_check_devices(&a);
 	if (up && lib)
 		check_pair(&a, lib);
 	if (up && target) {
@@ -362,5 +376,5 @@ int xvm_cmd_check(int argc, char **argv)
 		if (check_resident(&a, addr, text) && port > 0 && lib)
 			check_port(&a, lib, addr, port, target);
 	}
-	return worst == FAIL;
+	return worst == XVM_FAIL;
 }
