@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -23,6 +24,51 @@ static void die(const char *what)
 {
 	fprintf(stderr, "vmagent: %s: %s\n", what, strerror(errno));
 	_exit(1);
+}
+
+/* ---- the host ---- */
+
+/* The kernel hears of a connection's end and of the next one's beginning later than of its first
+ * bytes, so for a moment it may say HUP while there is a host. A port that a host left without BYE
+ * is never used again. */
+static bool gone(int port)
+{
+	for (int i = 0; i < 50; i++) {
+		struct pollfd p = {port, 0, 0};
+
+		if (poll(&p, 1, 0) >= 0 && !(p.revents & POLLHUP))
+			return false;
+		usleep(10000);
+	}
+	return true;
+}
+
+static int host_read(int port, struct channel_in *in)
+{
+	int ret = channel_read(port, in);
+
+	return ret == -EPIPE && !gone(port) ? 0 : ret;
+}
+
+/* Waits for room if need be. 0 or -EPIPE. */
+static int host_write(int port, const struct channel_frame *f)
+{
+	unsigned done = 0, len = CHANNEL_HEAD + f->len;
+
+	while (done < len) {
+		struct pollfd p = {port, POLLOUT, 0};
+		ssize_t n = write(port, (const char *)f + done, len - done);
+
+		if (n > 0) {
+			done += n;
+			continue;
+		}
+		if (n < 0 && errno != EINTR && errno != EAGAIN)
+			return -EPIPE;
+		if (poll(&p, 1, -1) > 0 && (p.revents & POLLHUP) && gone(port))
+			return -EPIPE;
+	}
+	return 0;
 }
 
 /* ---- one command ---- */
@@ -106,7 +152,7 @@ static int pump(int port, int *from, uint8_t type)
 	}
 	f.type = type;
 	f.len = n;
-	return channel_write(port, &f) ?: 1;
+	return host_write(port, &f) ?: 1;
 }
 
 static void feed(struct command *c)
@@ -154,10 +200,10 @@ static int attend(int port, struct channel_in *in, struct command *c)
 
 		if (poll(p, 5, -1) < 0 && errno != EINTR)
 			return -errno;
-		if (p[PORT].revents & POLLHUP)
+		if ((p[PORT].revents & POLLHUP) && gone(port))
 			return -EPIPE;
 		if (p[PORT].revents & POLLIN) {
-			ret = channel_read(port, in);
+			ret = host_read(port, in);
 			if (ret < 0)
 				return ret;
 			if (ret) {
@@ -192,7 +238,7 @@ static int reply(int port, uint8_t type, int byte)
 	f.type = type;
 	f.len = byte >= 0;
 	f.data[0] = (char)byte;
-	return channel_write(port, &f);
+	return host_write(port, &f);
 }
 
 /* Waits for a frame of this type; others belong to a command that has ended. */
@@ -200,7 +246,7 @@ static void await(int port, struct channel_in *in, uint8_t type)
 {
 	for (;;) {
 		struct pollfd p = {port, POLLIN, 0};
-		int ret = channel_read(port, in);
+		int ret = channel_read(port, in); /* without a host: -EPIPE */
 
 		if (ret == 1) {
 			in->have = 0;
@@ -217,7 +263,7 @@ static void await(int port, struct channel_in *in, uint8_t type)
 			fcntl(port, F_SETFL, O_NONBLOCK);
 			continue;
 		}
-		if (ret < 0)
+		if (ret < 0 && (ret != -EPIPE || gone(port)))
 			die("port");
 		poll(&p, 1, -1);
 	}

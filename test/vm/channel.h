@@ -16,7 +16,6 @@
 #define XVM_TEST_CHANNEL_H
 
 #include <errno.h>
-#include <poll.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
@@ -76,31 +75,6 @@ static inline int channel_read(int fd, struct channel_in *in)
 			return -EPIPE;
 		in->have += n;
 	}
-}
-
-/* Waits for room if need be. 0 or -EPIPE. */
-static inline int channel_write(int fd, const struct channel_frame *f)
-{
-	unsigned done = 0, len = CHANNEL_HEAD + f->len;
-
-	while (done < len) {
-		struct pollfd p = {fd, POLLOUT, 0};
-		ssize_t n = write(fd, (const char *)f + done, len - done);
-
-		if (n > 0) {
-			done += n;
-			continue;
-		}
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno != EAGAIN)
-			return -EPIPE;
-		if (poll(&p, 1, -1) < 0 && errno != EINTR)
-			return -EPIPE;
-		if (p.revents & POLLHUP)
-			return -EPIPE;
-	}
-	return 0;
 }
 
 #endif

@@ -6,6 +6,7 @@
  * there is no guest (any more).
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>

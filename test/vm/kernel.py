@@ -24,6 +24,8 @@ def fail(*words):
 
 
 def download(to):
+    if not shutil.which("apt-get"):
+        fail("the kernel is Debian's; without apt-get, put its linux-image-*.deb into", to)
     for attempt in 1, 2:
         # The meta package depends on the current one.
         told = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True).stdout

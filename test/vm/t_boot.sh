@@ -98,6 +98,25 @@ vm_run two python3 "$SRC/test/net/file.py" /tmp/file "${VM4[one]}" 7100
 finished "$s"
 [[ $(<"$T/receiver.log") = "$(sha256sum <"$T/file" | cut -d ' ' -f 1)" ]] || fail "sha256 differs"
 
+step "xvm in a guest: two of its processes share a ring"
+bg xvmd plain one "$B/xvmd" --foreground
+x=$PID
+wait_for 20 plain one "$B/xvm" ss || fail "xvmd does not answer: $(<"$T/xvmd.log")"
+bg server xvm one "$FLOW" serve 127.0.0.1 7200 --forever --rate 5M
+s=$PID
+wait_port one 7200
+bg client xvm one "$FLOW" connect 127.0.0.1 7200 --forever --rate 5M
+on_ring()
+{
+	[[ $(plain one "$B/xvm" ss | grep -c ' ring ') = 2 ]]
+}
+wait_for 30 on_ring || fail "not on the ring: $(plain one "$B/xvm" ss)"
+kill -TERM "$PID"
+finished "$PID"
+finished "$s"
+exact client server
+stop "$x"
+
 step "QMP"
 [[ $(vm_qmp two query-status) = *'"running"'* ]] || fail "two does not run"
 

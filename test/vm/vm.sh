@@ -12,6 +12,10 @@
 # namespace. README.md tells how to write a test.
 
 if [[ -z ${XVM_TEST_INSIDE-} ]]; then
+	if [[ $(uname -m) != x86_64 ]]; then
+		echo "skip: guests are x86-64, made of this machine's programs"
+		exit 77
+	fi
 	# From inside there is no way to where the package is.
 	python3 "$(dirname "${BASH_SOURCE[0]}")/kernel.py" \
 		"${XVM_BUILD:-$(dirname "${BASH_SOURCE[0]}")/../../build}/vm" || exit 1
@@ -21,34 +25,41 @@ fi
 
 KERNEL=$B/vm/kernel
 VMCTL=$B/test/vm/vmctl
-VM_NAMES=()
+VM_QEMU=(qemu-system-x86_64)
 # By the guest's name: addresses, QEMU's process, directory of its sockets and console.
-declare -A VM4 VM6 VM_PID VM_DIR
+declare -A VM4=() VM6=() VM_PID=() VM_DIR=()
 
-# vm_start NAME [--iommu] [--mem MB] [--append WORDS] [QEMU-OPTION...]: boots a guest; see vm_ready.
+# vm_start NAME [--iommu] [--cpus N] [--mem MB] [--append WORDS] [QEMU-OPTION...]: boots a guest; see vm_ready.
 vm_start()
 {
-	local name=$1 n=$((${#VM_NAMES[@]} + 11)) i mem=512 append='' dir opts=() machine=q35,accel=tcg
+	local name=$1 n=$((${#VM4[@]} + 11)) i cpus=1 mem=512 append='' dir opts=()
 	shift
+	# One that boots again is the same as before.
+	[[ -z ${VM4[$name]-} ]] || n=${VM4[$name]##*.}
 	[[ -e $T/initramfs ]] || vm_initramfs
 	[[ -c /dev/net/tun ]] || fail "there is no /dev/net/tun (modprobe tun)"
 	dir=$T/vm-$name
 	mkdir "$dir"
 	VM4[$name]=10.77.0.$n VM6[$name]=fd77::$n VM_DIR[$name]=$dir
-	while [[ ${1-} = --iommu || ${1-} = --mem || ${1-} = --append ]]; do
+	while [[ ${1-} = --* ]]; do
 		case $1 in
 		--iommu)
 			# Before all devices that are to be behind it.
 			opts+=(-device intel-iommu,intremap=on)
 			append+=" intel_iommu=on"
 			;;
+		--cpus) cpus=$2 && shift ;;
 		--mem) mem=$2 && shift ;;
 		--append) append+=" $2" && shift ;;
+		*) fail "vm_start: $1" ;;
 		esac
 		shift
 	done
 	opts+=(
-		-machine "$machine" -cpu "qemu64,+rdrand" -smp 1 -m "$mem"
+		-machine q35,accel=tcg -cpu qemu64,+rdrand -m "$mem"
+		# With one processor, and none to come, TCG leaves out fences and the locks of instructions: two
+		# guests that share memory would not see each other's writes in order.
+		-smp "$cpus,maxcpus=$((cpus + 1))"
 		-nodefaults -no-user-config -display none -no-reboot
 		-kernel "$KERNEL/vmlinux" -initrd "$T/initramfs"
 		-serial "file:$dir/console" -qmp "unix:$dir/qmp,server=on,wait=off"
@@ -60,12 +71,12 @@ vm_start()
 		opts+=(-chardev "socket,id=ctl$i,path=$dir/ctl.$i,server=on,wait=off")
 		opts+=(-device "virtserialport,chardev=ctl$i,name=xvm.$i,nr=$((i + 1))")
 	done
-	append+=" console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off tsc=reliable no_timer_check"
+	append+=" console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off no_timer_check"
+	append+=" tsc=reliable tsc_early_khz=$("$B/test/vm/vmtsc")"
 	append+=" xvm.name=$name xvm.v4=${VM4[$name]}/24 xvm.v6=${VM6[$name]}/64"
 	step "guest $name boots"
-	bg "qemu-$name" plain host qemu-system-x86_64 "${opts[@]}" -append "$append" "$@"
+	bg "qemu-$name" plain host "${VM_QEMU[@]}" "${opts[@]}" -append "$append" "$@"
 	VM_PID[$name]=$PID
-	VM_NAMES+=("$name")
 }
 VM_PORTS=16 # as channel.h has it
 
@@ -87,7 +98,7 @@ vm_boot()
 	vm_ready "$1"
 }
 
-# QEMU makes its sockets one by one: it has the last one when it says so by QMP.
+# QEMU makes its sockets one by one: when the last is there, all are. That it has ended is seen by vmctl.
 _vm_made()
 {
 	[[ -S ${VM_DIR[$1]}/ctl.$((VM_PORTS - 1)) ]] || ! running "${VM_PID[$1]}"
@@ -103,15 +114,15 @@ vm_console()
 }
 
 # vm_run NAME CMD...: stdout, stderr and exit status are CMD's. Its stdin is empty; with vm_in it is
-# the caller's.
+# the caller's. (A failure that is returned is reported with the caller's line.)
 vm_run()
 {
-	"$VMCTL" "${VM_DIR[$1]}" "${@:2}"
+	"$VMCTL" "${VM_DIR[$1]}" "${@:2}" || return
 }
 
 vm_in()
 {
-	"$VMCTL" -i "${VM_DIR[$1]}" "${@:2}"
+	"$VMCTL" -i "${VM_DIR[$1]}" "${@:2}" || return
 }
 
 # vm_put NAME FILE PATH, vm_get NAME PATH FILE
@@ -146,10 +157,10 @@ _vm_forget()
 	rm -rf "${VM_DIR[$1]}"
 }
 
-# vm_qmp NAME COMMAND [ARGUMENTS-AS-JSON]: what QEMU returns.
+# vm_qmp NAME COMMAND [ARGUMENTS-AS-JSON]: what QEMU returns. vm_qmp NAME unplug ID: see qmp.py.
 vm_qmp()
 {
-	python3 "$SRC/test/vm/qmp.py" "${VM_DIR[$1]}/qmp" "${@:2}"
+	python3 "$SRC/test/vm/qmp.py" "${VM_DIR[$1]}/qmp" "${@:2}" || return
 }
 
 # A test that fails shows what the guests said.
