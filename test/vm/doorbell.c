@@ -273,19 +273,6 @@ static void looked(struct watch *w, enum phase phase)
 		sched_yield();
 }
 
-static int group_again(void)
-{
-	char path[300], to[300];
-	ssize_t n;
-
-	snprintf(path, sizeof(path), IV_SYSFS "/%s/iommu_group", dev.bdf);
-	n = readlink(path, to, sizeof(to) - 1);
-	NEED(n > 0);
-	to[n] = 0;
-	snprintf(path, sizeof(path), "/dev/vfio/%.20s", strrchr(to, '/') + 1);
-	return open(path, O_RDWR | O_CLOEXEC);
-}
-
 static void life(void)
 {
 	volatile uint32_t *word = map_sysfs(PROT_READ | PROT_WRITE);
@@ -307,7 +294,7 @@ static void life(void)
 	NEED(!kill(pid, SIGKILL) && waitpid(pid, &status, 0) == pid);
 	iv_ring(reg, HOST, 0);
 	arrives(efd, "afterwards");
-	fd = group_again();
+	fd = iv_vfio_group(&dev);
 	ASSUME(fd < 0 && errno == EBUSY,
 	       "the group can be opened again while another has the device");
 	close(device);

@@ -108,9 +108,8 @@ static inline struct vfio_region_info iv_region(int device, unsigned index)
 	return r;
 }
 
-static inline void iv_vfio_open(const struct iv_dev *d, struct iv_vfio *v)
+static inline int iv_vfio_group(const struct iv_dev *d)
 {
-	struct vfio_irq_info irq = {.argsz = sizeof(irq), .index = VFIO_PCI_MSIX_IRQ_INDEX};
 	char path[300], to[300];
 	ssize_t n;
 
@@ -119,8 +118,15 @@ static inline void iv_vfio_open(const struct iv_dev *d, struct iv_vfio *v)
 	NEED(n > 0);
 	to[n] = 0;
 	snprintf(path, sizeof(path), "/dev/vfio/%.20s", strrchr(to, '/') + 1);
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
+static inline void iv_vfio_open(const struct iv_dev *d, struct iv_vfio *v)
+{
+	struct vfio_irq_info irq = {.argsz = sizeof(irq), .index = VFIO_PCI_MSIX_IRQ_INDEX};
+
 	v->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-	v->group = open(path, O_RDWR | O_CLOEXEC);
+	v->group = iv_vfio_group(d);
 	NEED(v->container >= 0 && v->group >= 0);
 	NEED(!ioctl(v->group, VFIO_GROUP_SET_CONTAINER, &v->container));
 	NEED(!ioctl(v->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));

@@ -2,6 +2,7 @@
 """qmp.py SOCKET COMMAND [ARGUMENTS]: has QEMU do it; prints what it returns, as JSON.
 
 qmp.py SOCKET unplug ID: takes a device away; ends when it is gone.
+qmp.py SOCKET migrate URI: ends when the guest runs there.
 """
 import json, os, socket, sys
 
@@ -40,9 +41,23 @@ def unplug(device):
         do("getfd", {"fdname": f"{device}.{os.getpid()}.{n}"}, [os.eventfd(0)])
 
 
+def migrate(uri):
+    do("migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]})
+    do("migrate", {"uri": uri})
+    while True:
+        event = receive("event")
+        status = event["event"] == "MIGRATION" and event["data"]["status"]
+        if status == "completed":
+            break
+        if status in ("failed", "cancelled"):
+            sys.exit(f"qmp.py: migration {status}")
+
+
 receive("QMP")
 do("qmp_capabilities", {})
 if sys.argv[2] == "unplug":
     unplug(sys.argv[3])
+elif sys.argv[2] == "migrate":
+    migrate(sys.argv[3])
 else:
     print(json.dumps(do(sys.argv[2], json.loads(sys.argv[3]) if sys.argv[3:] else {})))

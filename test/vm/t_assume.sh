@@ -151,10 +151,13 @@ vm_boot next "${iv[@]}"
 [[ $(id next) = "$old" ]] || fail "it is peer $(id next), not $old"
 ping_pong
 
-step "a device is taken away after peers have come and gone"
+step "a device is taken away after peers have come and gone, the guest migrates and has one again"
 vm_kill next
+vm_qmp left migrate 'exec:cat >/dev/null' 2>"$T/err" && fail "it migrates with its device"
+grep -q 'Migration is disabled' "$T/err" || fail "$(<"$T/err")"
 vm_qmp left unplug ivdev
 vm_qmp left chardev-remove '{"id": "iv"}'
+vm_migrate left -device pcie-root-port,id=rp0
 come_back
 
 step "the server is killed: guests still ring each other"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 180
 # What the tests with guests stand on: commands in guests, files to and from them, the network between
-# guests, host and namespaces, the end of a guest.
+# guests, host and namespaces, migration, the end of a guest.
 . "$(dirname "$0")/vm.sh"
 . "$SRC/test/lib/flow.sh"
 
@@ -119,6 +119,23 @@ stop "$x"
 
 step "QMP"
 [[ $(vm_qmp two query-status) = *'"running"'* ]] || fail "two does not run"
+
+boot_id=$(vm_run two cat /proc/sys/kernel/random/boot_id)
+for back in '' ' back'; do
+	port=$((port + 1))
+	vm_run two sh -c "setsid $FLOW serve ${VM4[two]} $port --forever --rate 1M </dev/null >/tmp/flow.log 2>&1 &"
+	wait_port two $port
+	bg client plain one "$FLOW" connect "${VM4[two]}" $port --forever --rate 1M
+	c=$PID
+	vm_migrate two
+	[[ $(vm_run two cat /proc/sys/kernel/random/boot_id) = "$boot_id" ]] || fail "it has booted"
+	kill -TERM "$c"
+	finished "$c"
+	wait_for 20 vm_run two grep -q '^done' /tmp/flow.log || fail "flow does not end"
+	vm_get two /tmp/flow.log "$T/server.log"
+	exact client server
+	step "it is there$back, its TCP connection went along"
+done
 
 step "a guest is killed"
 bg waits plain two sh -c 'echo there; read -r x <>/dev/ptmx'

@@ -26,28 +26,20 @@ fi
 KERNEL=$B/vm/kernel
 VMCTL=$B/test/vm/vmctl
 VM_QEMU=(qemu-system-x86_64)
-# By the guest's name: addresses, QEMU's process, directory of its sockets and console.
-declare -A VM4=() VM6=() VM_PID=() VM_DIR=()
+# By the guest's name: addresses, QEMU's process, directory of its sockets and console, what vm_start was told.
+declare -A VM4=() VM6=() VM_PID=() VM_DIR=() VM_MACHINE=()
 
 # vm_start NAME [--iommu] [--cpus N] [--mem MB] [--append WORDS] [QEMU-OPTION...]: boots a guest; see vm_ready.
 vm_start()
 {
-	local name=$1 n=$((${#VM4[@]} + 11)) i cpus=1 mem=512 append='' dir opts=()
+	local name=$1 n=$((${#VM4[@]} + 11)) iommu=0 cpus=1 mem=512 append='' dir=$T/vm-$1 opts
 	shift
 	# One that boots again is the same as before.
 	[[ -z ${VM4[$name]-} ]] || n=${VM4[$name]##*.}
-	[[ -e $T/initramfs ]] || vm_initramfs
-	[[ -c /dev/net/tun ]] || fail "there is no /dev/net/tun (modprobe tun)"
-	dir=$T/vm-$name
-	mkdir "$dir"
-	VM4[$name]=10.77.0.$n VM6[$name]=fd77::$n VM_DIR[$name]=$dir
+	VM4[$name]=10.77.0.$n VM6[$name]=fd77::$n
 	while [[ ${1-} = --* ]]; do
 		case $1 in
-		--iommu)
-			# Before all devices that are to be behind it.
-			opts+=(-device intel-iommu,intremap=on)
-			append+=" intel_iommu=on"
-			;;
+		--iommu) iommu=1 append+=" intel_iommu=on" ;;
 		--cpus) cpus=$2 && shift ;;
 		--mem) mem=$2 && shift ;;
 		--append) append+=" $2" && shift ;;
@@ -55,28 +47,43 @@ vm_start()
 		esac
 		shift
 	done
+	append+=" console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off no_timer_check"
+	append+=" tsc=reliable tsc_early_khz=$("$B/test/vm/vmtsc")"
+	append+=" xvm.name=$name xvm.v4=${VM4[$name]}/24 xvm.v6=${VM6[$name]}/64"
+	VM_MACHINE[$name]="$iommu $cpus $mem $append"
+	[[ -e $T/initramfs ]] || vm_initramfs
+	[[ -c /dev/net/tun ]] || fail "there is no /dev/net/tun (modprobe tun)"
+	mkdir "$dir"
+	_vm_options "$name" "$dir" "vt$name"
+	step "guest $name boots"
+	bg "qemu-$name" plain host "${VM_QEMU[@]}" "${opts[@]}" "$@"
+	VM_PID[$name]=$PID VM_DIR[$name]=$dir
+}
+
+# _vm_options NAME DIR TAP: to opts, what QEMU needs to be this guest, with its sockets in DIR.
+_vm_options()
+{
+	local dir=$2 iommu cpus mem append i
+	read -r iommu cpus mem append <<<"${VM_MACHINE[$1]}"
+	opts=()
+	# Before all devices that are to be behind it.
+	((!iommu)) || opts+=(-device intel-iommu,intremap=on)
 	opts+=(
 		-machine q35,accel=tcg -cpu qemu64,+rdrand -m "$mem"
 		# With one processor, and none to come, TCG leaves out fences and the locks of instructions: two
 		# guests that share memory would not see each other's writes in order.
 		-smp "$cpus,maxcpus=$((cpus + 1))"
 		-nodefaults -no-user-config -display none -no-reboot
-		-kernel "$KERNEL/vmlinux" -initrd "$T/initramfs"
+		-kernel "$KERNEL/vmlinux" -initrd "$T/initramfs" -append "$append"
 		-serial "file:$dir/console" -qmp "unix:$dir/qmp,server=on,wait=off"
-		-device virtio-net-pci,netdev=net0,mac="52:54:00:77:00:$n"
-		-netdev tap,id=net0,ifname="vt$name",script="$SRC/test/vm/ifup",downscript=no
+		-device virtio-net-pci,netdev=net0,mac="52:54:00:77:00:${VM4[$1]##*.}"
+		-netdev tap,id=net0,ifname="$3",script="$SRC/test/vm/ifup",downscript=no
 		-device virtio-serial-pci,max_ports=$((VM_PORTS + 1))
 	)
 	for ((i = 0; i < VM_PORTS; i++)); do
 		opts+=(-chardev "socket,id=ctl$i,path=$dir/ctl.$i,server=on,wait=off")
 		opts+=(-device "virtserialport,chardev=ctl$i,name=xvm.$i,nr=$((i + 1))")
 	done
-	append+=" console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off no_timer_check"
-	append+=" tsc=reliable tsc_early_khz=$("$B/test/vm/vmtsc")"
-	append+=" xvm.name=$name xvm.v4=${VM4[$name]}/24 xvm.v6=${VM6[$name]}/64"
-	step "guest $name boots"
-	bg "qemu-$name" plain host "${VM_QEMU[@]}" "${opts[@]}" -append "$append" "$@"
-	VM_PID[$name]=$PID
 }
 VM_PORTS=16 # as channel.h has it
 
@@ -155,6 +162,25 @@ _vm_forget()
 {
 	unset "VM_PID[$1]"
 	rm -rf "${VM_DIR[$1]}"
+}
+
+# vm_migrate NAME [QEMU-OPTION...]: moves the guest, while it runs, to another QEMU on this bridge. An ivshmem
+# device must have been unplugged. Commands that run in the guest are killed; what is to live on starts by setsid.
+vm_migrate()
+{
+	local name=$1 old=${VM_PID[$1]} from=${VM_DIR[$1]} to=$T/vm-$1 tap=vt$1 opts
+	# A guest lives at one of two places.
+	[[ $from != "$to" ]] || to=$T/vm-$name.2 tap=vu$name
+	step "guest $name migrates"
+	mkdir "$to"
+	_vm_options "$name" "$to" "$tap"
+	bg "qemu-$name" plain host "${VM_QEMU[@]}" "${opts[@]}" -incoming "unix:$to/incoming" "${@:2}"
+	VM_PID[$name]=$PID VM_DIR[$name]=$to
+	wait_for 20 test -S "$to/incoming" || fail "the other QEMU does not start"
+	python3 "$SRC/test/vm/qmp.py" "$from/qmp" migrate "unix:$to/incoming"
+	stop "$old" KILL
+	rm -rf "$from"
+	vm_ready "$name"
 }
 
 # vm_qmp NAME COMMAND [ARGUMENTS-AS-JSON]: what QEMU returns. vm_qmp NAME unplug ID: see qmp.py.
