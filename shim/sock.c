@@ -771,12 +771,12 @@ void xvm_sock_exiting(void)
 
 		if (!s)
 			continue;
-		if (xvm_sock_on(s)) {
+		/* Where others hold it too, all this is theirs. */
+		if (xvm_sock_on(s) && !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&
+		    !other_holders(s->ep, false)) {
 			bool unread = xvm_rx_tidy(s, fd);
 
-			if (!other_holders(s->ep, false) &&
-			    !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&
-			    (!xvm_tx_finish(s, fd) || unread))
+			if (!xvm_tx_finish(s, fd) || unread)
 				reset_at_close(fd);
 		}
 		xvm_sock_put(s);

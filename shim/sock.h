@@ -129,7 +129,7 @@ void xvm_sock_peer_dead(uint32_t slot, uint32_t gen);
 void xvm_sock_seen(uint32_t slot, uint32_t gen);
 /* The operator's wish, for fd or all (-1): how many sockets obey. */
 unsigned xvm_sock_wish(int fd, bool leave);
-/* exit(): pads that are left unread would make the kernel reset the connections. */
+/* exit(), _exit(): pads that are left unread would make the kernel reset the connections. */
 void xvm_sock_exiting(void);
 /* exec() is about to be tried with fd open. */
 void xvm_sock_exec(int fd);

@@ -293,20 +293,10 @@ expect_tcp()
 
 _expect()
 {
-	local end=$((${EPOCHREALTIME/./} + 15000000)) p what=$1
-	shift
-	: >"$T/path.before"
-	until _ss "$what" "$@" >"$T/path.log" 2>&1; do
-		for p; do
-			running "$p" || fail "process $p ended before it was seen on path $what: $(cat "$T/path.before")"
-		done
-		cp "$T/path.log" "$T/path.before"
-		((${EPOCHREALTIME/./} < end)) || {
-			show_ss
-			fail "process $* is not on path $what: $(cat "$T/path.log")"
-		}
-		pause 0.02
-	done
+	python3 "$SRC/test/lib/ss.py" --wait "$B/xvm" 15 "$@" >"$T/path.log" 2>&1 || {
+		show_ss
+		fail "$(cat "$T/path.log")"
+	}
 	cat "$T/path.log"
 }
 

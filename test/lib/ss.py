@@ -9,10 +9,17 @@ ss.py tcp PID    0 if PID (or descendants) has connections and all are on TCP, w
 ss.py path PID   prints path and reason of each connection
 ss.py fds PID    prints the fds of PID's connections
 ss.py stat NAME  prints a counter
+
+ss.py --wait XVM SECONDS ring|tcp PID...  asks XVM itself until it is so. Exit status 3: one of them has ended
+                 before, or it did not come about in time.
 """
 
+import contextlib
+import io
 import json
+import subprocess
 import sys
+import time
 
 FIELDS = "pid comm fd local remote path medium reason tx_ring rx_ring tx_tcp rx_tcp".split()
 
@@ -63,9 +70,48 @@ def say(found):
         print(f"and {len(found) - 3} more")
 
 
+def running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait(xvm, seconds, what, *pids):
+    end = time.monotonic() + float(seconds)
+    why = "nothing yet"
+    while True:
+        alive = all(running(p) for p in pids)
+        r = subprocess.run([xvm, "ss", "--json"], capture_output=True, text=True, timeout=20)
+        try:
+            if r.returncode:
+                sys.exit(r.stderr)
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                judge(what, pids, json.loads(r.stdout))
+            print(said.getvalue(), end="")
+            return
+        except SystemExit as e:
+            # What was said of one that has ended by now says nothing.
+            why = f"{said.getvalue()}{e}" if alive else why
+        if not alive:
+            print(f"a process ended before it was seen on path {what}: {why}")
+            sys.exit(3)
+        if time.monotonic() > end:
+            print(f"process {' '.join(pids)} is not on path {what}: {why}")
+            sys.exit(3)
+        time.sleep(0.01)
+
+
 def main():
     what, *args = sys.argv[1:]
-    data = json.load(sys.stdin)
+    if what == "--wait":
+        wait(*args)
+    else:
+        judge(what, args, json.load(sys.stdin))
+
+
+def judge(what, args, data):
     if what == "stat":
         counters = data.get("counters", data)
         if args[0] not in counters:
