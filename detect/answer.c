@@ -12,6 +12,7 @@
 #include "detect/fd.h"
 #include "detect/pairs.h"
 #include "detect/table.h"
+#include "detect/vms.h"
 
 #define EPS_AT_ONCE 64
 #define TICKETS_MAX 64
@@ -277,6 +278,7 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 	struct xvm_daemon *d = c->d;
 	char text[sizeof(((struct xvm_msg *)0)->text)];
 	struct xvm_list *n, *t;
+	const struct xvm_vm *vm;
 	int where;
 
 	if (xvm_table_loopback(addr)) {
@@ -294,6 +296,9 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 		return;
 	}
 	text[0] = 0;
+	vm = a->ns->vm ? xvm_vms_find(d, a->ns->vm) : NULL;
+	if (vm)
+		xvm_vms_explain(vm, text, sizeof(text));
 	for (XVM_EACH(n, t, &d->netns.all)) {
 		struct xvm_ns *ns = xvm_container(n, struct xvm_ns, in_all);
 

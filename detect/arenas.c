@@ -8,6 +8,7 @@
 #include "detect/arenas.h"
 #include "detect/daemon.h"
 #include "detect/pairs.h"
+#include "detect/share.h"
 
 enum {
 #define X(name) COUNTER_##name,
@@ -70,6 +71,7 @@ int xvm_arenas_join(struct xvm_conn *c, int fd)
 	a->user->refs++;
 	xvm_list_init(&a->conns);
 	xvm_list_init(&a->ends);
+	xvm_list_init(&a->pieces);
 	xvm_list_add(&d->arenas, &a->in_all);
 out_join:
 	c->arena = a;
@@ -91,6 +93,7 @@ void xvm_arenas_leave(struct xvm_conn *c)
 	if (!xvm_list_empty(&a->conns))
 		return;
 	xvm_pairs_arena_gone(d, a);
+	xvm_share_arena_gone(a);
 	if (!xvm_arenas_counters(a, n))
 		for (i = 0; i < COUNTERS; i++)
 			d->retired[i] += n[i];

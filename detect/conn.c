@@ -15,6 +15,7 @@
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
+#include "detect/share.h"
 
 #define READ_AT_ONCE 64 /* messages, before others have their turn */
 
@@ -122,6 +123,7 @@ static void reap(struct xvm_conn *c)
 	xvm_list_del(&c->in_dead);
 	xvm_offer_conn_gone(c);
 	xvm_pairs_conn_gone(c);
+	xvm_share_conn_gone(c);
 	xvm_answer_conn_gone(c);
 	for (XVM_EACH(n, t, &c->queue))
 		dequeue(c, xvm_container(n, struct queued, in_queue));
@@ -355,7 +357,7 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		xvm_conn_nonsense(c, "no hello first");
 		return;
 	}
-	if (m->type > XVM_MSG_HELLO && m->type <= XVM_MSG_CTL_DONE && !c->arena) {
+	if (m->type > XVM_MSG_HELLO && m->type <= XVM_MSG_RETURN && !c->arena) {
 		xvm_conn_nonsense(c, "a program's message from a tool");
 		return;
 	}
@@ -371,6 +373,12 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		break;
 	case XVM_MSG_UNPAIR:
 		xvm_pairs_unpair(c, m->slot, m->gen);
+		break;
+	case XVM_MSG_LEASE:
+		xvm_share_lease(c, m);
+		break;
+	case XVM_MSG_RETURN:
+		xvm_share_return(c, m);
 		break;
 	case XVM_MSG_CTL_DONE:
 		xvm_answer_ctl_done(c, m->arg, m->arg2);
@@ -461,6 +469,7 @@ struct xvm_conn *xvm_conn_new(struct xvm_daemon *d, int fd, pid_t pid, uid_t uid
 	xvm_list_init(&c->in_dead);
 	xvm_list_init(&c->offers);
 	xvm_list_init(&c->links);
+	xvm_list_init(&c->met);
 	xvm_list_init(&c->queue);
 	xvm_list_add(&d->all, &c->in_all);
 	d->conn[c->id] = c;

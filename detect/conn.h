@@ -49,7 +49,7 @@ struct xvm_slot {
 
 /* The memory that a process shares with its forks; each of them is a connection of its own. */
 struct xvm_arena_ref {
-	struct xvm_list in_all, conns, ends;
+	struct xvm_list in_all, conns, ends, pieces;
 	struct xvm_user *user;
 	uint64_t serial; /* never used twice, and rising along the list */
 	uint64_t dev, ino;
@@ -82,7 +82,7 @@ struct xvm_conn {
 	struct xvm_arena_ref *arena; /* NULL: a tool */
 	int waker[XVM_WAKERS_MAX];   /* eventfds, or -1 */
 	struct xvm_ns *ns[XVM_CONN_NS_MAX];
-	struct xvm_list offers, links;
+	struct xvm_list offers, links, met;
 	uint32_t n_offers, n_links;
 
 	struct xvm_list queue;

@@ -15,6 +15,7 @@
 #include "detect/groups.h"
 #include "detect/ivshmem_server.h"
 #include "detect/log.h"
+#include "detect/share.h"
 
 #define ACCEPT_AT_ONCE 16
 
@@ -235,6 +236,8 @@ struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_grou
 		g->listen_io.data = g;
 		ev_io_start(d->loop, &g->listen_io);
 	}
+	g->id = ++d->groups.next_id;
+	xvm_lease_init(&g->book, g->region.lease_off, g->region.arena_size);
 	g->gen[XVM_PEER_HOST] = XVM_GROUP_HOST_GEN;
 	xvm_group_show(g, XVM_PEER_HOST, XVM_PEER_UP, XVM_LETTER_F_ALL);
 	d->fds += g->region.vectors + 3; /* vectors from 1 on, memory, socket, lock, one over */
@@ -262,6 +265,7 @@ void xvm_group_del(struct xvm_group *g)
 	for (i = 1; i < g->region.peers; i++)
 		if (g->vm[i])
 			xvm_vm_forget(g, i);
+	xvm_share_group_gone(g);
 	xvm_list_del(&g->in_all);
 	d->fds -= g->region.vectors + 3;
 	xvm_log(LOG_NOTICE, "group %s: served no more", g->conf.name);

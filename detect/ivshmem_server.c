@@ -359,6 +359,7 @@ struct xvm_vm *xvm_vm_join(struct xvm_group *g, int fd, pid_t pid, uid_t uid)
 	xvm_list_init(&vm->claims);
 	xvm_list_init(&vm->offers);
 	xvm_list_init(&vm->ends);
+	xvm_list_init(&vm->reading);
 	if (make_bells(vm) || (d->groups.joined && d->groups.joined(vm))) {
 		close_bells(vm);
 		free(vm);

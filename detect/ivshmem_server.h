@@ -57,6 +57,7 @@ struct xvm_vm {
 	struct xvm_vm_ep **ep; /* vmep.c's */
 	struct xvm_list offers, ends;
 	uint32_t n_offers, n_ends;
+	struct xvm_list reading; /* ends elsewhere that have something of its arena mapped */
 };
 
 /* Make fd, of that process, a peer. NULL: turned away, and fd stays the caller's. */

@@ -17,7 +17,9 @@
 #include "detect/offer.h"
 #include "detect/pairs.h"
 #include "detect/relay.h"
+#include "detect/share.h"
 #include "detect/vmep.h"
+#include "detect/vms.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -94,6 +96,8 @@ static void forget_at_conn(struct xvm_offer *o)
 	}
 	c->n_offers--;
 	xvm_fd_discard(o->half);
+	if (o->piece)
+		xvm_lease_drop(o->piece);
 	xvm_conn_release(c, 1);
 }
 
@@ -220,8 +224,20 @@ static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where wh
 	forget(d, o);
 }
 
+/* A half in a memfd is nothing that a VM could see, and one in a region only the VMs of its group.
+ */
+static bool medium_ok(struct xvm_daemon *d, struct xvm_where where, const struct xvm_piece *piece)
+{
+	const struct xvm_vm *vm;
+
+	if (!where.vm || !piece)
+		return !where.vm && !piece;
+	vm = xvm_vms_find(d, where.vm);
+	return vm && piece->book == &vm->group->book;
+}
+
 static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,
-		       int *half)
+		       int *half, struct xvm_piece *piece)
 {
 	struct xvm_daemon *d = c->d;
 	struct xvm_offer *o;
@@ -232,8 +248,7 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	reason = xvm_residency_peer(&d->residency, f, &where);
 	if (reason)
 		return reason;
-	/* What lies in a memfd is nothing that a VM could see. */
-	if (where.vm)
+	if (!medium_ok(d, where, piece))
 		return XVM_R_UNSUPPORTED;
 	/* Tuples are used again: the older socket is gone, or is this very one. */
 	o = xvm_pairing_same(&d->pairing, f);
@@ -260,8 +275,15 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	o->slot = m->slot;
 	o->gen = m->gen;
 	o->role = m->arg;
-	o->half = *half;
-	*half = -1;
+	o->half = half ? *half : -1;
+	if (half)
+		*half = -1;
+	if (piece) {
+		o->piece = piece;
+		o->off = piece->off;
+		o->len = piece->len;
+		xvm_lease_hold(piece);
+	}
 	s->offer = o;
 	xvm_pairing_add(&d->pairing, o);
 	xvm_list_add(&c->offers, &o->in_owner);
@@ -272,8 +294,10 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 
 void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 {
+	struct xvm_piece *piece = NULL;
 	struct xvm_facts f;
 	uint32_t reason;
+	bool shared = m->arg2 != 0;
 
 	if (m->slot >= XVM_ARENA_EPS || m->arg > XVM_ROLE_PASSIVE) {
 		xvm_conn_nonsense(c, "an offer of no such slot or role");
@@ -281,14 +305,16 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	c->d->n.offers++;
 	/* Descriptors are lost on the way when our own table is full. */
-	if (m->nfds != 2) {
+	if (m->nfds != (shared ? 1 : 2)) {
 		refuse(c, m->slot, m->gen, XVM_R_LIMIT);
 		return;
 	}
-	if (!xvm_fd_is_memfd(fds[1])) {
+	if (!shared && !xvm_fd_is_memfd(fds[1])) {
 		xvm_conn_nonsense(c, "a half that is no memfd");
 		return;
 	}
+	if (shared)
+		piece = xvm_share_piece(c, m->arg2, m->arg64);
 	reason = xvm_offer_facts(fds[0], &f);
 	if (!reason)
 		follow(c, fds[0], f.where.netns);
@@ -296,8 +322,11 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	xvm_fd_discard(fds[0]);
 	fds[0] = -1;
 	xvm_conn_say(c, XVM_MSG_SEEN, m->slot, m->gen, 0);
+	/* Its group may have ended while this was on its way. */
+	if (!reason && shared && !piece)
+		reason = XVM_R_NO_MEMORY;
 	if (!reason)
-		reason = insert(c, m, &f, &fds[1]);
+		reason = insert(c, m, &f, shared ? NULL : &fds[1], piece);
 	if (reason)
 		refuse(c, m->slot, m->gen, reason);
 }
@@ -408,4 +437,16 @@ void xvm_offer_vm_gone(struct xvm_vm *vm)
 
 	for (XVM_EACH(n, t, &vm->offers))
 		forget(vm->group->d, xvm_container(n, struct xvm_offer, in_owner));
+}
+
+void xvm_offer_group_gone(struct xvm_conn *c, const struct xvm_lease_book *book)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &c->offers)) {
+		struct xvm_offer *o = xvm_container(n, struct xvm_offer, in_owner);
+
+		if (o->piece && o->piece->book == book)
+			refuse_offer(c->d, o, XVM_R_NOT_RESIDENT);
+	}
 }

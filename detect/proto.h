@@ -24,22 +24,30 @@ enum xvm_msg_type {
 	/* client to xvmd */
 	XVM_MSG_HELLO = 1, /* arg = version, pid = getpid(), text = comm; fds: [arena]. A tool
 			      sends no fd. */
-	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use) */
+	XVM_MSG_OFFER,	   /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use).
+			      Or, to a VM: arg2 = group, arg64 = offset of the half; fds: socket */
 	XVM_MSG_WITHDRAW,  /* slot, gen: the offer is void */
 	XVM_MSG_WAKER,	  /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
 	XVM_MSG_UNPAIR,	  /* slot, gen: a paired endpoint is closed */
 	XVM_MSG_CTL_DONE, /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
+	XVM_MSG_LEASE,	  /* addr = of a VM, arg64 = bytes: a piece of memory that the VM sees */
+	XVM_MSG_RETURN,	  /* arg = group, arg64 = offset: the piece is not used any more */
 
 	/* xvmd to client */
 	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id; fds: table */
 	XVM_MSG_BAD_VERSION,  /* arg = xvmd's version; the connection then closes */
 	XVM_MSG_SEEN,	      /* slot, gen: xvmd has closed its copy of the offered socket */
 	XVM_MSG_PAIRED,	      /* slot, gen, arg = this end's enum xvm_role, arg2 = peer's client
-				 id; fds: peer's half */
+				 id; fds: peer's half. Of a VM: arg2 = XVM_MSG_VM_ID, arg64 =
+				 offset of the peer's half in the region, arg3 = its length */
 	XVM_MSG_REFUSED,      /* slot, gen, arg = enum xvm_reason */
 	XVM_MSG_PEER_WAKER,   /* arg = index, arg2 = its client id; fds: eventfd */
 	XVM_MSG_PEER_GONE,    /* arg2 = client id: its eventfds are of no use any more */
 	XVM_MSG_CTL,	      /* arg = ticket, arg2 = enum xvm_ctl, fd (or -1 for all) */
+	XVM_MSG_LEASED, /* addr as asked, arg2 = 0 or enum xvm_reason, arg = group, arg64 = offset
+			   of the piece in the region, arg3 = number of the client's vector
+			   there or 0; fds: region, and the vector's eventfd */
+	XVM_MSG_PEER_DEAD, /* slot, gen: the VM at the other end is dead: reset, and unpair */
 
 	/* tool to xvmd, and the answers */
 	XVM_MSG_SS = 64,   /* answers: one XVM_MSG_SS_ROW a connection, then XVM_MSG_END */
@@ -57,6 +65,9 @@ enum xvm_msg_type {
 	XVM_MSG_GROUP_ROW, /* text = socket (or name), arg = vectors, arg2 = VMs that there may be,
 			      slot = VMs that there are, arg64 = bytes */
 };
+
+/* What a VM is known by among clients. Its eventfds are those of its vectors. */
+#define XVM_MSG_VM_ID(group, peer) (0x10000u + (group)*64u + (peer))
 
 enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
 
@@ -79,8 +90,7 @@ struct xvm_msg {
 	uint16_t nfds; /* how many descriptors came with it; set by xvm_proto_recv() */
 	uint32_t slot, gen;
 	int32_t pid, fd;
-	uint32_t arg, arg2;
-	uint32_t pad;
+	uint32_t arg, arg2, arg3;
 	uint64_t arg64;
 	uint8_t addr[16];
 	char text[128]; /* always ends with a NUL */

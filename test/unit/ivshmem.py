@@ -199,6 +199,11 @@ class Child:
         os.waitpid(self.pid, 0)
 
 
+def resident(addr):
+    return subprocess.run([os.path.dirname(XVMD) + "/xvm", "resident", "--socket", f"{DIR}/x.sock", addr],
+                          capture_output=True, text=True, check=False).stdout
+
+
 def log():
     with open(f"{DIR}/log", encoding="utf-8") as f:
         return f.read()
@@ -245,6 +250,8 @@ def addresses(a, b):
     a.do("v.claim('10.9.0.3'); v.claim('10.9.0.1', 0)")
     b.do("v.sees('10.9.0.3', USED | VM_FLAG, 1); v.sees('10.9.0.1', 0)")
     a.do("v.claim('10.9.0.1'); v.claim('fd09::1')")
+    wait_for("resident", lambda: "VM 1 of group g (pid" in resident("10.9.0.1"))
+    assert "tap1 on bridge br0" in resident("10.9.0.1"), resident("10.9.0.1")
     b.do("v.sees('10.9.0.1', USED | VM_FLAG | SEEN, 1); v.sees('fd09::1', USED | VM_FLAG, 1)")
 
 
