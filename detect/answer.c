@@ -233,6 +233,7 @@ static void stats(struct xvm_conn *c, bool reset)
 	};
 	uint64_t sum[XVM_ARENAS_COUNTERS] = {0}, one[XVM_ARENAS_COUNTERS];
 	struct xvm_list *n, *t;
+	uint64_t vms = 0;
 	size_t i;
 
 	if (reset && !privileged(c)) {
@@ -263,6 +264,9 @@ static void stats(struct xvm_conn *c, bool reset)
 	stat_row(c, "xvmd_", "resident_addresses", d->table->count);
 	stat_row(c, "xvmd_", "namespaces", d->netns.count);
 	stat_row(c, "xvmd_", "descriptors", d->fds);
+	for (XVM_EACH(n, t, &d->groups.all))
+		vms += xvm_container(n, struct xvm_group, in_all)->n_vms;
+	stat_row(c, "xvmd_", "vms", vms);
 	if (reset) {
 		memcpy(d->answer->base, sum, sizeof(sum));
 		memcpy(d->answer->own_base, own, sizeof(own));

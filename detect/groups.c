@@ -93,9 +93,12 @@ void xvm_group_wipe(struct xvm_group *g, uint32_t peer)
 {
 	uint64_t at = xvm_region_arena(&g->region, peer);
 
+	/* Huge pages that only begin or end here stay as they are, so the box goes by hand. */
 	if (fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
 		      (off_t)g->region.arena_size))
-		memset(g->region.map + at, 0, XVM_REGION_BOX);
+		xvm_log(LOG_DEBUG, "group %s: memory of VM %u is kept: %s", g->conf.name, peer,
+			strerror(errno));
+	memset(g->region.map + at, 0, sizeof(struct xvm_shm_box));
 	memset(xvm_region_host_box(&g->region, peer), 0, sizeof(struct xvm_shm_box));
 }
 

@@ -523,6 +523,31 @@ Test(ivshmem, a_socket_that_cannot_be_had)
 	rmdir(dir);
 }
 
+Test(ivshmem, huge_pages)
+{
+	struct xvm_conf_group conf = small;
+	char err[256] = "";
+	struct xvm_group *h;
+	struct qemu q;
+
+	snprintf(conf.name, sizeof(conf.name), "huge");
+	conf.hugepages = true;
+	h = xvm_group_add(&d, &conf, err, sizeof(err));
+	/* Most machines have none in their pool: then it says so. */
+	if (!h) {
+		cr_assert_not_null(strstr(err, "huge pages"), "%s", err);
+		return;
+	}
+	g = h;
+	q = join();
+	memset(h->region.map + xvm_region_arena(&h->region, 1), 7, h->region.arena_size);
+	leave(&q);
+	q = join();
+	cr_assert_eq(xvm_region_peer_box(&h->region, (uint32_t)q.id)->head, 0);
+	leave(&q);
+	xvm_group_del(h);
+}
+
 Test(ivshmem, users_that_may_not_join)
 {
 	pid_t pid;
