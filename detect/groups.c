@@ -185,10 +185,23 @@ static void stop_listening(struct xvm_group *g)
 	xvm_socket_close(&g->sock);
 }
 
+static void free_vectors(struct xvm_group *g, int *v)
+{
+	uint32_t i;
+
+	for (i = 0; i < g->region.vectors; i++)
+		close(v[i]);
+	free(v);
+	g->d->fds -= g->region.vectors;
+}
+
 static void group_free(struct xvm_group *g)
 {
 	uint32_t i;
 
+	for (i = 1; i < XVM_REGION_PEERS_MAX; i++)
+		if (g->peer_vector[i])
+			free_vectors(g, g->peer_vector[i]);
 	for (i = 0; i < XVM_REGION_VECTORS_MAX; i++)
 		if (g->vector[i] >= 0)
 			close(g->vector[i]);

@@ -34,7 +34,8 @@ struct xvm_group {
 	const void *vector_of[XVM_REGION_VECTORS_MAX]; /* whose it is: share.c's */
 	struct xvm_lease_book book;		       /* of the host's arena */
 	struct xvm_vm *vm[XVM_REGION_PEERS_MAX];
-	uint32_t gen[XVM_REGION_PEERS_MAX]; /* what is in the peer table */
+	int *peer_vector[XVM_REGION_PEERS_MAX]; /* a VM's; NULL: never used yet */
+	uint32_t gen[XVM_REGION_PEERS_MAX];	/* what is in the peer table */
 	uint64_t news[XVM_REGION_PEERS_MAX];
 	struct xvm_shm_region_res *res; /* what is in the residency table */
 	uint32_t n_res, n_vms;

@@ -231,6 +231,9 @@ static void dispatch(struct xvm_vm *vm, const struct xvm_letter *l)
 	case XVM_LETTER_UNPAIR:
 		xvm_pairs_unpair_vm(vm, l->client, l->slot, l->gen);
 		break;
+	case XVM_LETTER_BYE:
+		end_xvmd(vm);
+		break;
 	}
 }
 

@@ -52,6 +52,7 @@ enum xvm_letter_type {
 				 cookie, off, len = the half, relative to the VM's own arena */
 	XVM_LETTER_WITHDRAW,  /* endpoint: the offer is void */
 	XVM_LETTER_UNPAIR,    /* endpoint: closed, and the peer's half is mapped no more */
+	XVM_LETTER_BYE,	      /* this xvmd ends, or the device is about to go */
 
 	/* host to VM */
 	XVM_LETTER_WELCOME = 32, /* arg = version, run = as in the hello, peer = who you are */

@@ -205,7 +205,7 @@ static void write_letter(int i, const struct xvm_letter *l)
 static void letter(int i, struct input *in)
 {
 	static const uint32_t types[] = {XVM_LETTER_HELLO,    XVM_LETTER_ADDR,	 XVM_LETTER_OFFER,
-					 XVM_LETTER_WITHDRAW, XVM_LETTER_UNPAIR, XVM_LETTER_GONE};
+					 XVM_LETTER_WITHDRAW, XVM_LETTER_UNPAIR, XVM_LETTER_BYE};
 	struct xvm_letter l = {0};
 	uint8_t b = byte(in), peer = byte(in);
 
@@ -325,16 +325,19 @@ static void program_act(struct input *in)
 static void nothing_is_left(void)
 {
 	struct xvm_list *n, *t;
-	uint32_t i, places = 0, vms = 0;
+	uint32_t i, places = 0, vms = 0, numbers = 0;
 
 	for (i = 0; i < 4; i++)
 		step();
-	for (i = 1; i < g->region.peers; i++)
+	for (i = 1; i < g->region.peers; i++) {
 		vms += g->vm[i] != NULL;
+		numbers += g->peer_vector[i] != NULL;
+	}
 	for (XVM_EACH(n, t, &d.residency.all))
 		places++;
 	if (vms || g->n_vms || d.pairing.count || xvm_pairs_count(&d) || places != 1 ||
-	    g->book.lent || d.n_conns || d.fds != 1 + g->region.vectors + 3) {
+	    g->book.lent || d.n_conns ||
+	    d.fds != 1 + g->region.vectors + 3 + numbers * g->region.vectors) {
 		fprintf(stderr, "left: %u VMs, %u offers, %u pairs, %u places, %u fds\n", vms,
 			d.pairing.count, xvm_pairs_count(&d), places, d.fds);
 		abort();
