@@ -291,7 +291,14 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 	}
 	where = xvm_residency_find(&d->residency, NULL, addr, &a);
 	if (!where) {
-		xvm_netns_explain_stranger(d, addr, text, sizeof(text));
+		/* Of use to the VMs of its group, and not to this host's programs. */
+		vm = xvm_vms_claimant(d, addr);
+		if (vm)
+			snprintf(text, sizeof(text),
+				 "VM %u of group %s says so; this host's neighbour table does not",
+				 vm->peer, vm->group->conf.name);
+		else
+			xvm_netns_explain_stranger(d, addr, text, sizeof(text));
 		xvm_conn_end(c, ENOENT, 0, text);
 		return;
 	}

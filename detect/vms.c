@@ -219,6 +219,23 @@ void xvm_vms_neigh(struct xvm_daemon *d, const struct xvm_nl_neigh *g)
 		d->groups.dirty = true;
 }
 
+struct xvm_vm *xvm_vms_claimant(const struct xvm_daemon *d, const uint8_t addr[16])
+{
+	const struct xvm_claim *c;
+	struct xvm_list *n, *t;
+	struct xvm_group *g;
+	struct xvm_vm *vm;
+	uint32_t i;
+
+	EACH_VM(d, n, t, g, i, vm)
+	{
+		c = find(vm, addr);
+		if (c && c->belief >= XVM_BELIEF_MAC)
+			return vm;
+	}
+	return NULL;
+}
+
 /* ---- in words --------------------------------------------------------- */
 
 void xvm_vms_explain(const struct xvm_vm *vm, char *text, size_t len)

@@ -222,6 +222,7 @@ def addresses(a, b):
     a.do("v.claim('10.9.0.1'); result = v.hear(ADDR_REFUSED)['arg']")
     a.do("v.arp('10.9.0.1')")
     b.do("v.sees('10.9.0.1', USED | VM_FLAG, 1)")
+    assert "not-resident  (VM 1 of group g says so" in resident("10.9.0.1"), resident("10.9.0.1")
     # The host has asked who has the address.
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("10.9.0.1", 9))
     a.do("v.answer('10.9.0.1')")
