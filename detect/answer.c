@@ -13,6 +13,7 @@
 #include "detect/guest_ep.h"
 #include "detect/pairs.h"
 #include "detect/table.h"
+#include "detect/vms.h"
 
 #define EPS_AT_ONCE 64
 #define TICKETS_MAX 64
@@ -234,6 +235,7 @@ static void stats(struct xvm_conn *c, bool reset)
 	};
 	uint64_t sum[XVM_ARENAS_COUNTERS] = {0}, one[XVM_ARENAS_COUNTERS];
 	struct xvm_list *n, *t;
+	uint64_t vms = 0;
 	size_t i;
 
 	if (reset && !privileged(c)) {
@@ -264,6 +266,9 @@ static void stats(struct xvm_conn *c, bool reset)
 	stat_row(c, "xvmd_", "resident_addresses", d->table->count);
 	stat_row(c, "xvmd_", "namespaces", d->netns.count);
 	stat_row(c, "xvmd_", "descriptors", d->fds);
+	for (XVM_EACH(n, t, &d->groups.all))
+		vms += xvm_container(n, struct xvm_group, in_all)->n_vms;
+	stat_row(c, "xvmd_", "vms", vms);
 	if (reset) {
 		memcpy(d->answer->base, sum, sizeof(sum));
 		memcpy(d->answer->own_base, own, sizeof(own));
@@ -279,6 +284,7 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 	struct xvm_daemon *d = c->d;
 	char text[sizeof(((struct xvm_msg *)0)->text)];
 	struct xvm_list *n, *t;
+	const struct xvm_vm *vm;
 	int where;
 
 	if (xvm_table_loopback(addr)) {
@@ -287,7 +293,14 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 	}
 	where = xvm_residency_find(&d->residency, NULL, addr, &a);
 	if (!where) {
-		xvm_netns_explain_stranger(d, addr, text, sizeof(text));
+		/* Of use to the VMs of its group, and not to this host's programs. */
+		vm = xvm_vms_claimant(d, addr);
+		if (vm)
+			snprintf(text, sizeof(text),
+				 "VM %u of group %s says so; this host's neighbour table does not",
+				 vm->peer, vm->group->conf.name);
+		else
+			xvm_netns_explain_stranger(d, addr, text, sizeof(text));
 		xvm_conn_end(c, ENOENT, 0, text);
 		return;
 	}
@@ -296,6 +309,9 @@ static void resident(struct xvm_conn *c, const uint8_t addr[16])
 		return;
 	}
 	text[0] = 0;
+	vm = a->ns->vm ? xvm_vms_find(d, a->ns->vm) : NULL;
+	if (vm)
+		xvm_vms_explain(vm, text, sizeof(text));
 	for (XVM_EACH(n, t, &d->netns.all)) {
 		struct xvm_ns *ns = xvm_container(n, struct xvm_ns, in_all);
 

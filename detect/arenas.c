@@ -9,6 +9,7 @@
 #include "detect/daemon.h"
 #include "detect/guest_ep.h"
 #include "detect/pairs.h"
+#include "detect/share.h"
 
 enum {
 #define X(name) COUNTER_##name,
@@ -94,6 +95,7 @@ void xvm_arenas_leave(struct xvm_conn *c)
 		return;
 	xvm_pairs_arena_gone(d, a);
 	xvm_guest_arena_gone(a);
+	xvm_share_arena_gone(a);
 	if (!xvm_arenas_counters(a, n))
 		for (i = 0; i < COUNTERS; i++)
 			d->retired[i] += n[i];

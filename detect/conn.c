@@ -17,6 +17,7 @@
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
+#include "detect/share.h"
 
 #define READ_AT_ONCE 64 /* messages, before others have their turn */
 
@@ -125,6 +126,7 @@ static void reap(struct xvm_conn *c)
 	xvm_offer_conn_gone(c);
 	xvm_pairs_conn_gone(c);
 	xvm_guest_conn_gone(c);
+	xvm_share_conn_gone(c);
 	xvm_answer_conn_gone(c);
 	for (XVM_EACH(n, t, &c->queue))
 		dequeue(c, xvm_container(n, struct queued, in_queue));
@@ -346,6 +348,7 @@ static void hello(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	xvm_residency_publish(&c->d->residency, c->d->table);
 	xvm_conn_send(c, &r, &c->d->table_fd, 1);
 	xvm_guests_greet(c->d, c);
+	xvm_share_greet(c->d, c);
 }
 
 /* ---- receiving -------------------------------------------------------- */
@@ -383,7 +386,10 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 		xvm_answer_ctl_done(c, m->arg, m->arg2);
 		break;
 	case XVM_MSG_LEASE:
-		xvm_guest_lease(c, m);
+		if (m->region < XVM_REGIONS_GUEST)
+			xvm_guest_lease(c, m);
+		else
+			xvm_share_lease(c, m);
 		break;
 	case XVM_MSG_SS:
 	case XVM_MSG_STATS:
@@ -471,6 +477,7 @@ struct xvm_conn *xvm_conn_new(struct xvm_daemon *d, int fd, pid_t pid, uid_t uid
 	xvm_list_init(&c->in_dead);
 	xvm_list_init(&c->offers);
 	xvm_list_init(&c->links);
+	xvm_list_init(&c->met);
 	xvm_list_init(&c->queue);
 	xvm_list_add(&d->all, &c->in_all);
 	d->conn[c->id] = c;

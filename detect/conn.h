@@ -82,7 +82,7 @@ struct xvm_conn {
 	struct xvm_arena_ref *arena; /* NULL: a tool */
 	int waker[XVM_WAKERS_MAX];   /* eventfds, or -1 */
 	struct xvm_ns *ns[XVM_CONN_NS_MAX];
-	struct xvm_list offers, links;
+	struct xvm_list offers, links, met;
 	uint32_t n_offers, n_links;
 
 	struct xvm_list queue;

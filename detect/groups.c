@@ -15,6 +15,7 @@
 #include "detect/groups.h"
 #include "detect/ivshmem_server.h"
 #include "detect/log.h"
+#include "detect/share.h"
 
 #define ACCEPT_AT_ONCE 16
 
@@ -92,9 +93,12 @@ void xvm_group_wipe(struct xvm_group *g, uint32_t peer)
 {
 	uint64_t at = xvm_region_arena(&g->region, peer);
 
+	/* Huge pages that only begin or end here stay as they are, so the box goes by hand. */
 	if (fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
 		      (off_t)g->region.arena_size))
-		memset(g->region.map + at, 0, XVM_REGION_BOX);
+		xvm_log(LOG_DEBUG, "group %s: memory of VM %u is kept: %s", g->conf.name, peer,
+			strerror(errno));
+	memset(g->region.map + at, 0, sizeof(struct xvm_shm_box));
 	memset(xvm_region_host_box(&g->region, peer), 0, sizeof(struct xvm_shm_box));
 }
 
@@ -181,10 +185,23 @@ static void stop_listening(struct xvm_group *g)
 	xvm_socket_close(&g->sock);
 }
 
+static void free_vectors(struct xvm_group *g, int *v)
+{
+	uint32_t i;
+
+	for (i = 0; i < g->region.vectors; i++)
+		close(v[i]);
+	free(v);
+	g->d->fds -= g->region.vectors;
+}
+
 static void group_free(struct xvm_group *g)
 {
 	uint32_t i;
 
+	for (i = 1; i < XVM_REGION_PEERS_MAX; i++)
+		if (g->peer_vector[i])
+			free_vectors(g, g->peer_vector[i]);
 	for (i = 0; i < XVM_REGION_VECTORS_MAX; i++)
 		if (g->vector[i] >= 0)
 			close(g->vector[i]);
@@ -235,6 +252,10 @@ struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_grou
 		g->listen_io.data = g;
 		ev_io_start(d->loop, &g->listen_io);
 	}
+	/* Never used again: clients that have the region of a group that is gone keep its number.
+	 */
+	g->index = XVM_REGIONS_GUEST + d->groups.next_index++;
+	xvm_lease_init(&g->book, g->region.lease_off, g->region.arena_size);
 	g->gen[XVM_PEER_HOST] = XVM_GROUP_HOST_GEN;
 	xvm_group_show(g, XVM_PEER_HOST, XVM_PEER_UP, XVM_LETTER_F_ALL);
 	d->fds += g->region.vectors + 3; /* vectors from 1 on, memory, socket, lock, one over */
@@ -262,6 +283,7 @@ void xvm_group_del(struct xvm_group *g)
 	for (i = 1; i < g->region.peers; i++)
 		if (g->vm[i])
 			xvm_vm_forget(g, i);
+	xvm_share_group_gone(g);
 	xvm_list_del(&g->in_all);
 	d->fds -= g->region.vectors + 3;
 	xvm_log(LOG_NOTICE, "group %s: served no more", g->conf.name);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "detect/conf.h"
+#include "detect/lease.h"
 #include "detect/list.h"
 #include "detect/socket.h"
 #include "transport/region.h"
@@ -23,14 +24,18 @@ struct xvm_vm;
 struct xvm_group {
 	struct xvm_list in_all;
 	struct xvm_daemon *d;
+	uint32_t index; /* of its region, for clients; XVM_REGIONS and more: not for them */
 	struct xvm_conf_group conf;
 	struct xvm_region region;
 	struct xvm_socket sock;
 	int mem_fd, listen_fd;
 	ev_io listen_io;
 	int vector[XVM_REGION_VECTORS_MAX]; /* the host's, from 1 on: for its processes */
+	const void *vector_of[XVM_REGION_VECTORS_MAX]; /* whose it is: share.c's */
+	struct xvm_lease_book book;		       /* of the host's arena */
 	struct xvm_vm *vm[XVM_REGION_PEERS_MAX];
-	uint32_t gen[XVM_REGION_PEERS_MAX]; /* what is in the peer table */
+	int *peer_vector[XVM_REGION_PEERS_MAX]; /* a VM's; NULL: never used yet */
+	uint32_t gen[XVM_REGION_PEERS_MAX];	/* what is in the peer table */
 	uint64_t news[XVM_REGION_PEERS_MAX];
 	struct xvm_shm_region_res *res; /* what is in the residency table */
 	uint32_t n_res, n_vms;
@@ -42,7 +47,7 @@ struct xvm_group {
 
 struct xvm_groups {
 	struct xvm_list all;
-	uint32_t next_serial;
+	uint32_t next_serial, next_index;
 	bool any_dead;
 	bool dirty, look_for_taps; /* vms.c's */
 	/* Somebody has rung, come or gone. Any may be NULL. */

@@ -65,40 +65,24 @@ static int bell_of(const struct xvm_vm *vm, uint32_t peer, uint32_t vector)
 	const struct xvm_group *g = vm->group;
 
 	if (peer != XVM_PEER_HOST)
-		return g->vm[peer]->vector[vector];
+		return g->peer_vector[peer][vector];
 	/* One for each VM, so that we know who rang and have whom to blame. */
 	return vector == XVM_VECTOR_MAIL ? vm->bell : g->vector[vector];
-}
-
-static uint32_t gen_of(const struct xvm_group *g, uint32_t peer)
-{
-	if (peer == XVM_PEER_HOST)
-		return XVM_GROUP_HOST_GEN;
-	return g->vm[peer] && !g->vm[peer]->dead ? g->vm[peer]->gen : 0;
 }
 
 /* One message about a peer: 1 if one was sent, 0 if vm knows all, or a negative errno. */
 static int tell_peer(struct xvm_vm *vm, uint32_t peer)
 {
-	struct xvm_vm_knows *k = &vm->knows[peer];
-	uint32_t gen = gen_of(vm->group, peer);
 	int ret;
 
-	if (k->gen != gen && k->gen) {
-		/* QEMU complains of the end of a peer that it has never heard of. */
-		ret = k->vectors ? say(vm, peer, -1) : 0;
-		if (ret)
-			return ret;
-		*k = (struct xvm_vm_knows){0};
-		return 1;
-	}
-	k->gen = gen;
-	if (!gen || k->vectors == vm->group->region.vectors)
+	if (peer != XVM_PEER_HOST && !vm->group->peer_vector[peer])
+		return 0; /* nobody has ever had this number */
+	if (vm->told[peer] == vm->group->region.vectors)
 		return 0;
-	ret = say(vm, peer, bell_of(vm, peer, k->vectors));
+	ret = say(vm, peer, bell_of(vm, peer, vm->told[peer]));
 	if (ret)
 		return ret;
-	k->vectors++;
+	vm->told[peer]++;
 	return 1;
 }
 
@@ -113,20 +97,6 @@ static int tell_peers(struct xvm_vm *vm)
 	return ret;
 }
 
-static int tell_own(struct xvm_vm *vm)
-{
-	struct xvm_vm_knows *k = &vm->knows[vm->peer];
-	int ret;
-
-	if (k->vectors == vm->group->region.vectors)
-		return 0;
-	ret = say(vm, vm->peer, vm->vector[k->vectors]);
-	if (ret)
-		return ret;
-	k->vectors++;
-	return 1;
-}
-
 /* One message, whatever is due: as tell_peer(). */
 static int tell(struct xvm_vm *vm)
 {
@@ -138,7 +108,7 @@ static int tell(struct xvm_vm *vm)
 	case SAY_MEMORY:
 		return say(vm, MEMORY, vm->group->mem_fd);
 	case SAY_OWN:
-		return tell_own(vm);
+		return tell_peer(vm, vm->peer);
 	default:
 		return tell_peers(vm);
 	}
@@ -273,10 +243,7 @@ static int open_pidfd(int fd, pid_t pid)
 
 /* ---- coming and going ------------------------------------------------- */
 
-static uint32_t fds_of(const struct xvm_group *g)
-{
-	return g->region.vectors + 3; /* its socket, its bell, its pidfd */
-}
+#define FDS_OF_VM 3 /* its socket, its bell, its pidfd */
 
 static bool take_number(struct xvm_group *g, uint32_t *peer)
 {
@@ -292,32 +259,45 @@ static bool take_number(struct xvm_group *g, uint32_t *peer)
 	return false;
 }
 
-static void close_bells(struct xvm_vm *vm)
+/* Those of a number last as long as the group. What the last VM was rung for is nothing to this
+ * one. */
+static int take_vectors(struct xvm_group *g, uint32_t peer)
 {
-	uint32_t i;
+	uint32_t i, n = g->region.vectors;
+	int *v = g->peer_vector[peer];
 
-	for (i = 0; i < XVM_REGION_VECTORS_MAX; i++) {
-		if (vm->vector[i] >= 0)
-			close(vm->vector[i]);
-		vm->vector[i] = -1;
+	for (i = 0; v && i < n; i++)
+		xvm_fd_drain(v[i]);
+	if (v)
+		return 0;
+	v = calloc(n, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	for (i = 0; i < n; i++) {
+		v[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (v[i] < 0)
+			goto out_close;
 	}
-	if (vm->bell >= 0)
-		close(vm->bell);
-	vm->bell = -1;
+	g->peer_vector[peer] = v;
+	g->d->fds += n;
+	return 0;
+
+out_close:
+	while (i)
+		close(v[--i]);
+	free(v);
+	return -EMFILE;
 }
 
 static int make_bells(struct xvm_vm *vm)
 {
-	uint32_t i;
+	int ret = take_vectors(vm->group, vm->peer);
 
-	memset(vm->vector, 0xff, sizeof(vm->vector));
+	if (ret)
+		return ret;
+	vm->vector = vm->group->peer_vector[vm->peer];
 	vm->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	for (i = 0; vm->bell >= 0 && i < vm->group->region.vectors; i++) {
-		vm->vector[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (vm->vector[i] < 0)
-			break;
-	}
-	return vm->bell >= 0 && i == vm->group->region.vectors ? 0 : -errno;
+	return vm->bell >= 0 ? 0 : -errno;
 }
 
 static void watch(struct xvm_vm *vm)
@@ -343,7 +323,8 @@ struct xvm_vm *xvm_vm_join(struct xvm_group *g, int fd, pid_t pid, uid_t uid)
 	struct xvm_vm *vm;
 	uint32_t peer;
 
-	if (g->doomed || d->fds + fds_of(g) > d->fds_max || !take_number(g, &peer))
+	if (g->doomed || d->fds + FDS_OF_VM + g->region.vectors > d->fds_max ||
+	    !take_number(g, &peer))
 		return NULL;
 	vm = calloc(1, sizeof(*vm));
 	if (!vm)
@@ -359,8 +340,11 @@ struct xvm_vm *xvm_vm_join(struct xvm_group *g, int fd, pid_t pid, uid_t uid)
 	xvm_list_init(&vm->claims);
 	xvm_list_init(&vm->offers);
 	xvm_list_init(&vm->ends);
+	xvm_list_init(&vm->reading);
+	vm->bell = -1;
 	if (make_bells(vm) || (d->groups.joined && d->groups.joined(vm))) {
-		close_bells(vm);
+		if (vm->bell >= 0)
+			close(vm->bell);
 		free(vm);
 		return NULL;
 	}
@@ -368,7 +352,7 @@ struct xvm_vm *xvm_vm_join(struct xvm_group *g, int fd, pid_t pid, uid_t uid)
 	xvm_group_wipe(g, peer);
 	g->vm[peer] = vm;
 	g->n_vms++;
-	d->fds += fds_of(g);
+	d->fds += FDS_OF_VM;
 	xvm_vm_find_taps(vm);
 	watch(vm);
 	xvm_group_show(g, peer, XVM_PEER_JOINED, 0);
@@ -423,12 +407,11 @@ static void bury(struct xvm_vm *vm)
 	xvm_log(LOG_NOTICE, "group %s: VM %u (pid %d) has gone", g->conf.name, vm->peer, vm->pid);
 	if (g->d->groups.gone)
 		g->d->groups.gone(vm);
-	tell_others(g, vm);
-	close_bells(vm);
+	close(vm->bell);
 	if (vm->pidfd >= 0)
 		close(vm->pidfd);
 	xvm_fd_discard(vm->fd);
-	g->d->fds -= fds_of(g);
+	g->d->fds -= FDS_OF_VM;
 	g->n_vms--;
 }
 

@@ -4,6 +4,11 @@
  * a peer: it is given a number, the region, one eventfd for each vector of each other peer (to ring
  * it), and its own. The host is peer 0: what VMs ring it with are eventfds in our loop.
  *
+ * Nobody is told that a peer is gone, though the protocol has a message for it: QEMU 7.2 then uses
+ * memory that it has freed, at the latest when the number is given to another. So a number has the
+ * same eventfds as long as the group lasts, whoever has it; that a VM is dead, the xvmds in the
+ * others hear from us (relay.h), and see in the peer table.
+ *
  * The protocol goes one way: 8-byte numbers, some with a descriptor, and nothing ever comes back.
  * Here is no queue: for each VM it is known what it has been told, and the difference to what is
  * true is sent as its socket takes it. So a QEMU that stands still for as long as it likes costs
@@ -24,12 +29,6 @@
 
 struct xvm_vm_relay;
 
-/* What a VM has been told of a peer. */
-struct xvm_vm_knows {
-	uint32_t gen;	  /* of the peer; 0: nothing */
-	uint32_t vectors; /* how many of its eventfds it has */
-};
-
 struct xvm_vm {
 	struct xvm_group *group;
 	uint32_t peer, gen;
@@ -42,10 +41,10 @@ struct xvm_vm {
 	uid_t uid;
 	int pidfd; /* -1: the kernel has none */
 	ev_io rd, wr, bell_io;
-	int bell;			    /* it rings us by this */
-	int vector[XVM_REGION_VECTORS_MAX]; /* we and its peers ring it by these */
-	uint32_t stage;			    /* of the introduction */
-	struct xvm_vm_knows knows[XVM_REGION_PEERS_MAX];
+	int bell;			     /* it rings us by this */
+	int *vector;			     /* we and its peers ring it by these */
+	uint32_t stage;			     /* of the introduction */
+	uint32_t told[XVM_REGION_PEERS_MAX]; /* how many eventfds of each peer it has */
 
 	char tap[XVM_VM_TAPS_MAX][16]; /* names of its network devices on this host */
 	uint32_t n_taps;
@@ -57,6 +56,7 @@ struct xvm_vm {
 	struct xvm_vm_ep **ep; /* vmep.c's */
 	struct xvm_list offers, ends;
 	uint32_t n_offers, n_ends;
+	struct xvm_list reading; /* ends elsewhere that have something of its arena mapped */
 };
 
 /* Make fd, of that process, a peer. NULL: turned away, and fd stays the caller's. */

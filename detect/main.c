@@ -17,6 +17,7 @@
 #include "detect/fd.h"
 #include "detect/log.h"
 #include "detect/notify.h"
+#include "detect/share.h"
 #include "detect/socket.h"
 
 #ifndef XVM_CONF_PATH
@@ -148,6 +149,7 @@ static void on_hup(struct ev_loop *loop, ev_signal *w, int events)
 		xvm_groups_apply(&d);
 		xvm_guests_look(&d, "");
 		xvm_guests_greet(&d, NULL);
+		xvm_share_greet(&d, NULL);
 		xvm_log(LOG_NOTICE, "configuration read again");
 	} else {
 		xvm_log(LOG_ERR, "%s (the old configuration stays in force)", err);

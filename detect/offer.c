@@ -18,7 +18,9 @@
 #include "detect/offer.h"
 #include "detect/pairs.h"
 #include "detect/relay.h"
+#include "detect/share.h"
 #include "detect/vmep.h"
+#include "detect/vms.h"
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -95,6 +97,8 @@ static void forget_at_conn(struct xvm_offer *o)
 	}
 	c->n_offers--;
 	xvm_fd_discard(o->half);
+	if (o->piece)
+		xvm_lease_drop(o->piece);
 	xvm_conn_release(c, 1);
 }
 
@@ -221,8 +225,20 @@ static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where wh
 	forget(d, o);
 }
 
+/* A half in a memfd is nothing that a VM could see, and one in a region only the VMs of its group.
+ */
+static bool medium_ok(struct xvm_daemon *d, struct xvm_where where, const struct xvm_piece *piece)
+{
+	const struct xvm_vm *vm;
+
+	if (!where.vm || !piece)
+		return !where.vm && !piece;
+	vm = xvm_vms_find(d, where.vm);
+	return vm && piece->book == &vm->group->book;
+}
+
 static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,
-		       int *half)
+		       int *half, struct xvm_piece *piece)
 {
 	struct xvm_daemon *d = c->d;
 	struct xvm_offer *o;
@@ -233,8 +249,7 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	reason = xvm_residency_peer(&d->residency, f, &where);
 	if (reason)
 		return reason;
-	/* What lies in a memfd is nothing that a VM could see. */
-	if (where.vm)
+	if (!medium_ok(d, where, piece))
 		return XVM_R_UNSUPPORTED;
 	/* Tuples are used again: the older socket is gone, or is this very one. */
 	o = xvm_pairing_same(&d->pairing, f);
@@ -261,8 +276,15 @@ static uint32_t insert(struct xvm_conn *c, const struct xvm_msg *m, const struct
 	o->slot = m->slot;
 	o->gen = m->gen;
 	o->role = m->arg;
-	o->half = *half;
-	*half = -1;
+	o->half = half ? *half : -1;
+	if (half)
+		*half = -1;
+	if (piece) {
+		o->piece = piece;
+		o->off = piece->off;
+		o->len = piece->len;
+		xvm_lease_hold(piece);
+	}
 	s->offer = o;
 	xvm_pairing_add(&d->pairing, o);
 	xvm_list_add(&c->offers, &o->in_owner);
@@ -285,15 +307,28 @@ static uint32_t look_at(struct xvm_conn *c, const struct xvm_msg *m, int *sock, 
 	return reason;
 }
 
-/* The half lies in memory that other kernels see. */
+/* The half lies in memory that other kernels see: of a VM's device, or of a group of ours. */
 static void offer_piece(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 {
+	bool guest = m->region < XVM_REGIONS_GUEST;
 	uint32_t reason = XVM_R_LIMIT; /* the descriptor was lost */
+	struct xvm_piece *piece;
 	struct xvm_facts f;
 
 	if (m->nfds == 1)
 		reason = look_at(c, m, &fds[0], &f);
-	reason = xvm_guest_offer(c, m, &f, reason);
+	if (guest) {
+		reason = xvm_guest_offer(c, m, &f, reason);
+	} else {
+		/* Its group may have ended while this was on its way. */
+		piece = xvm_share_piece(c, m);
+		if (!reason && !piece)
+			reason = XVM_R_NO_MEMORY;
+		if (!reason)
+			reason = insert(c, m, &f, NULL, piece);
+		if (piece)
+			xvm_lease_return(piece); /* now the offer's, and then the pair's */
+	}
 	if (reason)
 		refuse(c, m->slot, m->gen, reason);
 }
@@ -323,7 +358,7 @@ void xvm_offer_make(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	}
 	reason = look_at(c, m, &fds[0], &f);
 	if (!reason)
-		reason = insert(c, m, &f, &fds[1]);
+		reason = insert(c, m, &f, &fds[1], NULL);
 	if (reason)
 		refuse(c, m->slot, m->gen, reason);
 }
@@ -434,4 +469,16 @@ void xvm_offer_vm_gone(struct xvm_vm *vm)
 
 	for (XVM_EACH(n, t, &vm->offers))
 		forget(vm->group->d, xvm_container(n, struct xvm_offer, in_owner));
+}
+
+void xvm_offer_group_gone(struct xvm_conn *c, const struct xvm_lease_book *book)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &c->offers)) {
+		struct xvm_offer *o = xvm_container(n, struct xvm_offer, in_owner);
+
+		if (o->piece && o->piece->book == book)
+			refuse_offer(c->d, o, XVM_R_NOT_RESIDENT);
+	}
 }

@@ -5,6 +5,7 @@
 
 #include "detect/conn.h"
 #include "detect/pairing.h"
+#include "detect/lease.h"
 #include "transport/region.h"
 
 /* Ask the kernel about a socket: XVM_R_NONE, or why it cannot be paired. */
@@ -18,5 +19,8 @@ void xvm_offer_conn_gone(struct xvm_conn *c);
 void xvm_offer_from_vm(struct xvm_vm *vm, const struct xvm_letter *l);
 void xvm_offer_withdraw_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint32_t gen);
 void xvm_offer_vm_gone(struct xvm_vm *vm);
+
+/* Those of c that lie in this book are refused. */
+void xvm_offer_group_gone(struct xvm_conn *c, const struct xvm_lease_book *book);
 
 #endif

@@ -20,6 +20,7 @@
 #define XVM_PAIRING_BUCKETS 65536
 
 struct xvm_vm;
+struct xvm_piece;
 
 /* A network namespace of this kernel, or a VM. What is in a VM is its own business: its xvmd offers
  * nothing that is not unique there. */
@@ -48,8 +49,9 @@ struct xvm_offer {
 	uint32_t client;   /* what a VM calls it, with slot and gen */
 	uint32_t slot, gen;
 	uint32_t role; /* enum xvm_role, as the owner says */
-	int half;      /* a memfd, or -1: in the owner's arena of the region */
+	int half;      /* a memfd, or -1: in the owner's arena of the region, at off */
 	uint64_t off, len;
+	struct xvm_piece *piece; /* where that is the host's arena */
 };
 
 static inline bool xvm_where_same(struct xvm_where a, struct xvm_where b)

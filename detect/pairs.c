@@ -7,6 +7,7 @@
 #include "detect/fd.h"
 #include "detect/pairs.h"
 #include "detect/relay.h"
+#include "detect/share.h"
 #include "detect/vmep.h"
 
 struct xvm_side {
@@ -29,6 +30,9 @@ struct xvm_end {
 	struct xvm_arena_ref *arena;
 	struct xvm_vm *vm;    /* NULL as well, once its run is over */
 	struct xvm_vm *reads; /* whose memory it has mapped */
+	struct xvm_list in_reading;
+	struct xvm_piece *piece; /* of the host's arena that it has mapped */
+	struct xvm_piece *own;	 /* its own half, in the host's arena */
 	uint32_t client, slot, gen;
 	bool over; /* unpaired */
 };
@@ -237,8 +241,13 @@ static void end_stop(struct xvm_end *e)
 	if (e->over)
 		return;
 	e->over = true;
+	xvm_list_del(&e->in_reading);
 	if (e->reads)
 		xvm_vm_release(e->reads);
+	if (e->piece)
+		xvm_lease_drop(e->piece);
+	if (e->own)
+		xvm_lease_drop(e->own);
 	if (e->arena) {
 		s = xvm_arenas_slot(e->arena, e->slot);
 		if (s && s->end == e) {
@@ -317,9 +326,10 @@ static void tell_vm(const struct xvm_offer *o, uint32_t role, const struct xvm_o
 			       .off = peer->off,
 			       .len = peer->len};
 
-	l.peer = (uint16_t)peer->vm->peer;
-	l.peer_gen = peer->vm->gen;
-	l.flags = xvm_relay_flags(peer->vm);
+	/* Programs of this kernel ring and are rung by eventfds. */
+	l.peer = (uint16_t)(peer->vm ? peer->vm->peer : XVM_PEER_HOST);
+	l.peer_gen = peer->vm ? peer->vm->gen : XVM_GROUP_HOST_GEN;
+	l.flags = peer->vm ? xvm_relay_flags(peer->vm) : XVM_LETTER_F_ALL;
 	xvm_relay_send(o->vm, &l);
 }
 
@@ -329,6 +339,16 @@ static void tell(struct xvm_offer *o, uint32_t role, const struct xvm_offer *pee
 
 	if (o->vm) {
 		tell_vm(o, role, peer);
+		return;
+	}
+	if (peer->vm) {
+		xvm_share_meet(o->owner, peer->vm);
+		m.region = peer->vm->group->index;
+		m.arg2 = peer->vm->peer;
+		m.arg64 = xvm_relay_flags(peer->vm);
+		m.off = xvm_region_arena(&peer->vm->group->region, peer->vm->peer) + peer->off;
+		m.len = peer->len;
+		xvm_conn_send(o->owner, &m, NULL, 0);
 		return;
 	}
 	m.arg2 = ((struct xvm_conn *)peer->owner)->id;
@@ -356,10 +376,22 @@ static struct xvm_link *link_get(struct xvm_daemon *d, struct xvm_conn *a, struc
 
 static void reads(struct xvm_end *e, const struct xvm_offer *peer)
 {
-	if (!peer->vm)
-		return;
-	e->reads = peer->vm;
-	xvm_vm_hold(peer->vm);
+	xvm_list_init(&e->in_reading);
+	if (peer->vm) {
+		e->reads = peer->vm;
+		xvm_list_add(&peer->vm->reading, &e->in_reading);
+		xvm_vm_hold(peer->vm);
+	} else if (peer->piece) {
+		e->piece = peer->piece;
+		xvm_lease_hold(peer->piece);
+	}
+}
+
+static void keep(struct xvm_end *e, const struct xvm_offer *o)
+{
+	e->own = o->piece;
+	if (e->own)
+		xvm_lease_hold(e->own);
 }
 
 uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role_a,
@@ -391,6 +423,8 @@ uint32_t xvm_pairs_make(struct xvm_daemon *d, struct xvm_offer *a, uint32_t role
 	d->n.pairs++;
 	end_begin(p, 0, a);
 	end_begin(p, 1, b);
+	keep(&p->e[0], a);
+	keep(&p->e[1], b);
 	reads(&p->e[0], b);
 	reads(&p->e[1], a);
 	tell(a, role_a, b);
@@ -422,6 +456,26 @@ static void send_dead(struct xvm_vm *to, const struct xvm_vm *of)
 	xvm_relay_send(to, &l);
 }
 
+/* To the process and its forks: any of them may have the socket. */
+static void send_dead_here(const struct xvm_end *e)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &e->arena->conns))
+		xvm_conn_say(xvm_container(n, struct xvm_conn, in_arena), XVM_MSG_PEER_DEAD,
+			     e->slot, e->gen, 0);
+}
+
+void xvm_pairs_vm_forgotten(struct xvm_vm *vm)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &vm->reading)) {
+		xvm_list_del(n);
+		xvm_container(n, struct xvm_end, in_reading)->reads = NULL;
+	}
+}
+
 void xvm_pairs_vm_gone(struct xvm_vm *vm)
 {
 	bool tell_peer[XVM_REGION_PEERS_MAX] = {false};
@@ -434,6 +488,8 @@ void xvm_pairs_vm_gone(struct xvm_vm *vm)
 
 		if (!o->over && o->vm)
 			tell_peer[o->vm->peer] = true;
+		else if (!o->over)
+			send_dead_here(o);
 		end_stop(e);
 		xvm_list_del(&e->in_owner);
 		vm->n_ends--;

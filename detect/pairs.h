@@ -32,6 +32,8 @@ void xvm_pairs_waker(struct xvm_conn *c, const struct xvm_msg *m, int *fds);
 void xvm_pairs_unpair_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint32_t gen);
 /* Its run is over: nobody there reads or is to be told anything, and the other ends are told so. */
 void xvm_pairs_vm_gone(struct xvm_vm *vm);
+/* And who still reads it does so for himself. */
+void xvm_pairs_vm_forgotten(struct xvm_vm *vm);
 
 void xvm_pairs_conn_gone(struct xvm_conn *c);
 void xvm_pairs_arena_gone(struct xvm_daemon *d, struct xvm_arena_ref *a);

@@ -82,6 +82,10 @@ enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
 #define XVM_DEVICE_MAY 4u	 /* who asks may have its memory */
 #define XVM_DEVICE_SILENT 8u	 /* the host's xvmd has not answered what was asked last */
 
+#define XVM_REGIONS 8 /* that a program can know: */
+#define XVM_REGIONS_GUEST                                                                          \
+	4 /* below, those of devices; from here on, those of groups that we serve */
+
 /* What the processes of a VM can do, as its xvmd says. */
 #define XVM_VM_DOORBELL 1u   /* ring the vectors of other VMs */
 #define XVM_VM_INTERRUPTS 2u /* be woken by vectors */

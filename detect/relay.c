@@ -9,6 +9,7 @@
 #include "detect/offer.h"
 #include "detect/pairs.h"
 #include "detect/relay.h"
+#include "detect/share.h"
 #include "detect/vmep.h"
 #include "detect/vms.h"
 
@@ -21,8 +22,9 @@ struct queued {
 
 struct xvm_vm_relay {
 	struct xvm_mailbox box;
-	bool greeted; /* it has said hello */
-	bool up;      /* and is welcome */
+	bool greeted; /* it has said hello: run is valid */
+	bool cleared; /* nobody reads what its last run has left */
+	bool up;      /* its xvmd is welcome */
 	uint64_t run;
 	uint32_t flags;
 	struct xvm_list queue;
@@ -121,22 +123,31 @@ uint32_t xvm_relay_flags(const struct xvm_vm *vm)
 	return vm->relay ? vm->relay->flags : 0;
 }
 
-static void end_run(struct xvm_vm *vm)
+/* Its xvmd is another, or none: what is paired goes on without. */
+static void end_xvmd(struct xvm_vm *vm)
 {
 	struct xvm_vm_relay *r = vm->relay;
 	struct xvm_daemon *d = vm->group->d;
 
-	drop_queue(r);
-	r->greeted = r->up = false;
-	r->broken = NULL;
+	r->up = false;
 	xvm_offer_vm_gone(vm);
-	xvm_pairs_vm_gone(vm);
 	xvm_vms_unclaim_all(vm);
 	if (vm->place)
 		xvm_residency_ns_del(&d->residency, vm->place);
 	vm->place = NULL;
 	if (!vm->dead)
 		xvm_vm_state(vm, XVM_PEER_JOINED, 0);
+}
+
+static void end_run(struct xvm_vm *vm)
+{
+	struct xvm_vm_relay *r = vm->relay;
+
+	drop_queue(r);
+	r->greeted = r->cleared = false;
+	r->broken = NULL;
+	end_xvmd(vm);
+	xvm_pairs_vm_gone(vm);
 }
 
 static void welcome(struct xvm_vm *vm)
@@ -153,6 +164,7 @@ static void welcome(struct xvm_vm *vm)
 						 vm->group);
 		if (!vm->place)
 			return; /* it will say hello again */
+		vm->place->region = vm->group->index;
 		r->up = true;
 		xvm_vm_find_taps(vm);
 		xvm_vm_state(vm, XVM_PEER_UP, r->flags);
@@ -171,18 +183,18 @@ static void hello(struct xvm_vm *vm, const struct xvm_letter *l)
 		say_again(vm, EPROTONOSUPPORT);
 		return;
 	}
-	/* The same again, as it was not answered for a while: with its letters all in place. */
 	if (r->greeted && r->run == l->run) {
-		if (r->up)
-			welcome(vm);
-		return;
+		end_xvmd(vm);
+	} else {
+		end_run(vm);
+		r->greeted = true;
+		r->run = l->run;
+		/* Else as soon as nobody has the last run's halves mapped: there will be new ones.
+		 */
+		r->cleared = !vm->readers;
 	}
-	end_run(vm);
-	r->greeted = true;
-	r->run = l->run;
 	r->flags = l->flags;
-	/* Else as soon as nobody has the last run's halves mapped: it will make new ones there. */
-	if (!vm->readers)
+	if (r->cleared)
 		welcome(vm);
 }
 
@@ -219,6 +231,9 @@ static void dispatch(struct xvm_vm *vm, const struct xvm_letter *l)
 		break;
 	case XVM_LETTER_UNPAIR:
 		xvm_pairs_unpair_vm(vm, l->client, l->slot, l->gen);
+		break;
+	case XVM_LETTER_BYE:
+		end_xvmd(vm);
 		break;
 	}
 }
@@ -314,8 +329,10 @@ void xvm_relay_flush(struct xvm_daemon *d)
 			/* Here, where nobody is about anything of its. */
 			if (vm->relay->broken)
 				cut_off(vm, vm->relay->broken);
-			if (vm->relay->greeted && !vm->relay->up && !vm->readers)
+			if (vm->relay->greeted && !vm->relay->cleared && !vm->readers) {
+				vm->relay->cleared = true;
 				welcome(vm);
+			}
 			if (vm->relay->ring)
 				xvm_vm_ring(vm);
 			vm->relay->ring = false;
@@ -328,4 +345,5 @@ void xvm_relay_init(struct xvm_daemon *d)
 	d->groups.joined = on_joined;
 	d->groups.rung = on_rung;
 	d->groups.gone = on_gone;
+	d->groups.forgotten = xvm_pairs_vm_forgotten;
 }

@@ -4,8 +4,8 @@
  * Nothing waits for it: letters that find no room in its mailbox are queued, up to
  * XVM_RELAY_QUEUE_MAX, then its run ends, as it does with a letter that makes no sense.
  *
- * A run is the time between a hello and the end of that xvmd. All that a VM has here (addresses,
- * offers, pairs) belongs to a run, and ends with it.
+ * A run is the time in which the processes of a guest can be alive: from boot to boot. Pairs end
+ * with it. Addresses and offers end with the xvmd that said them, whose successor says hello again.
  */
 #ifndef XVM_DETECT_RELAY_H
 #define XVM_DETECT_RELAY_H

@@ -203,9 +203,10 @@ void xvm_residency_sweep_end(struct xvm_residency *r, struct xvm_res_ns *ns)
 	}
 }
 
-static bool visible(const struct xvm_res_ns *ns, const void *group)
+/* A VM's word alone changes nothing for this kernel: it could make any address ambiguous. */
+static bool visible(const struct xvm_res_addr *a, const void *group)
 {
-	return !group || !ns->vm || ns->group == group;
+	return !a->ns->vm || (group ? a->ns->group == group : a->seen || a->ns->told);
 }
 
 int xvm_residency_find(const struct xvm_residency *r, const void *group, const uint8_t addr[16],
@@ -215,7 +216,7 @@ int xvm_residency_find(const struct xvm_residency *r, const void *group, const u
 	int count = 0;
 
 	for (; a; a = a->hash_next) {
-		if (memcmp(a->addr, addr, 16) != 0 || !visible(a->ns, group))
+		if (memcmp(a->addr, addr, 16) != 0 || !visible(a, group))
 			continue;
 		if (!first) {
 			first = a;
@@ -251,9 +252,6 @@ static uint32_t between(const struct xvm_residency *r, const struct xvm_res_ns *
 		return XVM_R_NOT_RESIDENT;
 	if (n > 1)
 		return XVM_R_AMBIGUOUS;
-	/* A program here is not handed to a VM upon that VM's word. */
-	if (there->ns->vm && !own->vm && !there->seen && !there->ns->told)
-		return XVM_R_NOT_RESIDENT;
 	if (!xvm_residency_has(own, r, f->laddr))
 		return XVM_R_NOT_RESIDENT;
 	if (xvm_residency_find(r, there->ns->group, f->laddr, NULL) > 1)
@@ -333,8 +331,11 @@ static uint32_t flags_of(const struct xvm_residency *r, const void *group,
 
 static bool lay_out_addr(struct xvm_residency *r, const struct xvm_res_addr *a, uint64_t *count)
 {
-	struct xvm_shm_res *slot = probe(r, a->addr);
+	struct xvm_shm_res *slot;
 
+	if (!visible(a, NULL))
+		return true;
+	slot = probe(r, a->addr);
 	if (slot->flags)
 		return true; /* done, with another interface's or namespace's entry */
 	if (*count >= XVM_RES_MAX)
@@ -400,14 +401,12 @@ uint32_t xvm_residency_of_group(const struct xvm_residency *r, const void *group
 	for (XVM_EACH(n, nt, &r->all)) {
 		const struct xvm_res_ns *ns = xvm_container(n, struct xvm_res_ns, in_all);
 
-		if (!visible(ns, group))
-			continue;
 		for (XVM_EACH(l, lt, &ns->addrs)) {
 			const struct xvm_res_addr *a = xvm_container(l, struct xvm_res_addr, in_ns);
 
 			/* Once, with several interfaces or places too. */
 			xvm_residency_find(r, group, a->addr, &first);
-			if (first != a)
+			if (first != a || !visible(a, group))
 				continue;
 			if (count == XVM_REGION_RES_MAX) {
 				*left_out = true;

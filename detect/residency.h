@@ -3,7 +3,8 @@
  * Which address lives in which places, and the tables that say so to clients and VMs. Pure
  * logic; netlink.c and vms.c feed it. A place is a network namespace, known by its netns cookie, or
  * a VM, known by its serial. A VM sees the places of its group and this kernel's namespaces, as a
- * group is an address space; programs of this kernel see all.
+ * group is an address space; programs of this kernel see all VMs, as far as this kernel has seen
+ * their addresses itself.
  *
  * Loopback addresses are never in here: they mean another thing in each namespace, and match only
  * within one. Link-local ones neither, for they mean another thing on each link.

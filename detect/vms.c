@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,6 +217,45 @@ void xvm_vms_neigh(struct xvm_daemon *d, const struct xvm_nl_neigh *g)
 	if (!d->groups.dirty && !xvm_list_empty(&d->groups.all) &&
 	    xvm_vms_concerned(d, g->addr, g->mac))
 		d->groups.dirty = true;
+}
+
+struct xvm_vm *xvm_vms_claimant(const struct xvm_daemon *d, const uint8_t addr[16])
+{
+	const struct xvm_claim *c;
+	struct xvm_list *n, *t;
+	struct xvm_group *g;
+	struct xvm_vm *vm;
+	uint32_t i;
+
+	EACH_VM(d, n, t, g, i, vm)
+	{
+		c = find(vm, addr);
+		if (c && c->belief >= XVM_BELIEF_MAC)
+			return vm;
+	}
+	return NULL;
+}
+
+/* ---- in words --------------------------------------------------------- */
+
+void xvm_vms_explain(const struct xvm_vm *vm, char *text, size_t len)
+{
+	const struct xvm_ns *own = vm->group->d->netns.own;
+	const struct xvm_nl_link *br;
+	struct xvm_list *n, *t;
+	int at;
+
+	at = snprintf(text, len, "VM %u of group %s (pid %d)", vm->peer, vm->group->conf.name,
+		      vm->pid);
+	for (XVM_EACH(n, t, &own->links)) {
+		const struct xvm_nl_link *l = xvm_container(n, struct xvm_nl_link, in_ns);
+
+		if (!has_tap(vm, l->name) || at < 0 || (size_t)at >= len)
+			continue;
+		br = l->master ? xvm_netlink_link(own, l->master) : NULL;
+		at += snprintf(text + at, len - at, ", %s%s%s", l->name, br ? " on bridge " : "",
+			       br ? br->name : "");
+	}
 }
 
 /* ---- bringing up to date ---------------------------------------------- */

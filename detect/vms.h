@@ -9,12 +9,13 @@
 #define XVM_DETECT_VMS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "detect/ivshmem_server.h"
 #include "detect/netns.h"
 
-#define XVM_VM_CLAIMS_MAX 1024
+#define XVM_VM_CLAIMS_MAX 256
 
 struct xvm_nl_link;
 struct xvm_nl_neigh;
@@ -56,5 +57,11 @@ void xvm_vms_update(struct xvm_daemon *d);
 /* Whose tap is it? NULL: nobody's. */
 struct xvm_vm *xvm_vms_of_tap(const struct xvm_daemon *d, const char *name);
 struct xvm_vm *xvm_vms_find(const struct xvm_daemon *d, uint32_t serial);
+
+/* Who says that it has the address, at a MAC that is behind its taps? NULL: nobody. */
+struct xvm_vm *xvm_vms_claimant(const struct xvm_daemon *d, const uint8_t addr[16]);
+
+/* Where an address of that VM is, in words: "VM 2 of group db (pid 7), tap0 on bridge br0". */
+void xvm_vms_explain(const struct xvm_vm *vm, char *text, size_t len);
 
 #endif

@@ -9,7 +9,7 @@
 #include "detect/proto.h"
 #include "shim/link.h"
 
-#define XVM_VM_REGIONS 8
+#define XVM_VM_REGIONS XVM_REGIONS
 #define XVM_VM_PEERS 64
 
 /* REGION, DOORBELL, VECTOR, PEER_VECTOR and PIECE. What is kept of fds is -1 afterwards. */

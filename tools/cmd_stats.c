@@ -62,9 +62,13 @@ static size_t read_rows(struct xvm_ask *a, bool reset, struct row **rows)
 /* What tells how many there are now; all else counts up. */
 static bool is_gauge(const char *name)
 {
-	static const char *const gauges[] = {"xvmd_clients_now",    "xvmd_pairs_now",
-					     "xvmd_offers_waiting", "xvmd_resident_addresses",
-					     "xvmd_namespaces",	    "xvmd_descriptors"};
+	static const char *const gauges[] = {"xvmd_clients_now",
+					     "xvmd_pairs_now",
+					     "xvmd_offers_waiting",
+					     "xvmd_resident_addresses",
+					     "xvmd_namespaces",
+					     "xvmd_descriptors",
+					     "xvmd_vms"};
 	size_t i;
 
 	for (i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)

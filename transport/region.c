@@ -139,6 +139,7 @@ static const char *from_vm_wrong(const struct xvm_letter *l, const struct xvm_re
 		return half_ok(l, g, peer) ? NULL : "a half that is not in its own arena";
 	case XVM_LETTER_WITHDRAW:
 	case XVM_LETTER_UNPAIR:
+	case XVM_LETTER_BYE:
 		return NULL;
 	default:
 		return "a letter of unknown type";

@@ -52,6 +52,7 @@ enum xvm_letter_type {
 				 cookie, off, len = the half, relative to the VM's own arena */
 	XVM_LETTER_WITHDRAW,  /* endpoint: the offer is void */
 	XVM_LETTER_UNPAIR,    /* endpoint: closed, and the peer's half is mapped no more */
+	XVM_LETTER_BYE,	      /* this xvmd ends, or the device is about to go */
 
 	/* host to VM */
 	XVM_LETTER_WELCOME = 32, /* arg = version, run = as in the hello, peer = who you are */
@@ -83,7 +84,7 @@ struct xvm_letter {
 	uint32_t flags;
 	uint32_t pad[2];
 	uint64_t off, len;
-	uint64_t run; /* chosen at random by a guest's xvmd when it starts */
+	uint64_t run; /* another each time that a guest boots: made of its boot_id */
 };
 static_assert(sizeof(struct xvm_letter) == 136, "layout is ABI");
 

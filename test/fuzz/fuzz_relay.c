@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The daemon, with VMs that write anything into their arenas and say anything in any order: they
- * come, die, boot anew, claim and offer, and scribble over mailboxes. Whatever they do, nothing of
- * them is left once they have gone.
+ * come, die, boot anew, claim and offer, and scribble over mailboxes; and a program of this host
+ * that leases and offers. Whatever they do, nothing of them is left once they have gone.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +20,10 @@
 #include "detect/netlink.h"
 #include "detect/pairs.h"
 #include "detect/vms.h"
+#include "transport/arena.h"
 
 #define VMS 3
+#define PORT 5000 /* of this host's end of the one connection to VM 0 */
 
 static struct xvm_daemon d;
 static struct xvm_group *g;
@@ -34,6 +39,11 @@ static struct guest {
 	struct xvm_vm *vm;
 	struct xvm_mailbox box;
 } guest[VMS];
+
+static struct {
+	int sock, arena, tcp;
+	struct xvm_shm_arena *shm;
+} program = {-1, -1, -1, NULL};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -59,8 +69,48 @@ static void tap(int i)
 	xvm_list_add(&d.netns.neighs, &n->in_all);
 }
 
+/* A connection from 10.9.0.4 to 10.9.0.1, which is said to be VM 0's. Without root there is none.
+ */
+static bool network(void)
+{
+	return !geteuid() && !unshare(CLONE_NEWNET) &&
+	       !system("ip link set lo up && ip addr add 10.9.0.4/32 dev lo && "
+		       "ip addr add 10.9.0.1/32 dev lo");
+}
+
+static void connect_to_vm(void)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(100)};
+	struct sockaddr_in from = {.sin_family = AF_INET, .sin_port = htons(PORT)};
+	int l = socket(AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, "10.9.0.1", &to.sin_addr);
+	inet_pton(AF_INET, "10.9.0.4", &from.sin_addr);
+	program.tcp = socket(AF_INET, SOCK_STREAM, 0);
+	if (bind(l, (void *)&to, sizeof(to)) || listen(l, 1) ||
+	    bind(program.tcp, (void *)&from, sizeof(from)) ||
+	    connect(program.tcp, (void *)&to, sizeof(to)) || accept(l, NULL, NULL) < 0)
+		abort();
+	close(l);
+	xvm_residency_del(&d.residency, d.netns.own->res, 1,
+			  (const uint8_t[16]){[10] = 0xff, [11] = 0xff, 10, 9, 0, 1});
+}
+
+/* VM 0's address, in the neighbour table. */
+static void seen_by_the_host(void)
+{
+	static const uint8_t a[16] = {[10] = 0xff, [11] = 0xff, 10, 9, 0, 1};
+	struct xvm_nl_neigh *n = calloc(1, sizeof(*n));
+
+	n->ifindex = 899;
+	n->mac[0] = 2;
+	memcpy(n->addr, a, 16);
+	xvm_list_add(&d.netns.neighs, &n->in_all);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
+	bool net = network();
 	static const struct xvm_conf_group conf = {
 		.name = "g", .size = 2 << 20, .vms = VMS, .vectors = 2};
 	char err[256];
@@ -76,6 +126,10 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		abort();
 	for (i = 0; i < VMS; i++)
 		tap(i);
+	seen_by_the_host();
+	ev_run(d.loop, EVRUN_NOWAIT);
+	if (net)
+		connect_to_vm();
 	return 0;
 }
 
@@ -151,7 +205,7 @@ static void write_letter(int i, const struct xvm_letter *l)
 static void letter(int i, struct input *in)
 {
 	static const uint32_t types[] = {XVM_LETTER_HELLO,    XVM_LETTER_ADDR,	 XVM_LETTER_OFFER,
-					 XVM_LETTER_WITHDRAW, XVM_LETTER_UNPAIR, XVM_LETTER_GONE};
+					 XVM_LETTER_WITHDRAW, XVM_LETTER_UNPAIR, XVM_LETTER_BYE};
 	struct xvm_letter l = {0};
 	uint8_t b = byte(in), peer = byte(in);
 
@@ -169,6 +223,8 @@ static void letter(int i, struct input *in)
 	/* So that the ends of a connection meet. */
 	l.lport = (uint16_t)(100 + i + l.slot);
 	l.rport = (uint16_t)(100 + peer % VMS + l.slot);
+	if (peer % 4 == 3)
+		l.rport = PORT;
 	l.off = XVM_REGION_BOX + (uint64_t)l.slot * 4096;
 	l.len = XVM_HALF_CTL + XVM_RING_MIN;
 	if (l.type == XVM_LETTER_ADDR && !(peer & 64))
@@ -200,19 +256,83 @@ static void read_all(int i)
 		xvm_fd_ring(guest[i].vm->bell);
 }
 
+static void program_come(void)
+{
+	struct xvm_msg m = {.type = XVM_MSG_HELLO, .arg = XVM_PROTO_VERSION, .pid = getpid()};
+	int sv[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv))
+		abort();
+	program.sock = sv[0];
+	program.shm = xvm_arena_create(&program.arena);
+	if (!program.shm || !xvm_conn_new(&d, sv[1], getpid(), 0))
+		abort();
+	xvm_proto_send(program.sock, &m, &program.arena, 1);
+}
+
+static void program_go(void)
+{
+	if (program.sock < 0)
+		return;
+	close(program.sock);
+	close(program.arena);
+	xvm_arena_close(program.shm);
+	program.sock = -1;
+	step();
+}
+
+static void program_read(void)
+{
+	struct xvm_msg m;
+	int fds[XVM_PROTO_FDS], i;
+
+	while (!xvm_proto_recv(program.sock, &m, fds, MSG_DONTWAIT))
+		for (i = 0; i < m.nfds; i++)
+			close(fds[i]);
+}
+
+/* What it says, and of which piece: one of those that it could have. */
+static void program_act(struct input *in)
+{
+	static const uint32_t types[] = {XVM_MSG_LEASE,	  XVM_MSG_LEASE, XVM_MSG_OFFER,
+					 XVM_MSG_OFFER,	  XVM_MSG_LEASE, XVM_MSG_UNPAIR,
+					 XVM_MSG_WITHDRAW};
+	uint8_t b = byte(in);
+	struct xvm_msg m = {.type = types[b % 7], .slot = b >> 4 & 1, .gen = 1};
+
+	if (program.sock < 0) {
+		program_come();
+		return;
+	}
+	if (b == 0xff) {
+		program_go();
+		return;
+	}
+	m.region = g->index;
+	m.len = XVM_HALF_CTL + XVM_RING_MIN;
+	m.off = g->region.lease_off + (uint64_t)(b >> 5) * m.len;
+	if (m.type == XVM_MSG_OFFER)
+		m.arg = XVM_ROLE_ACTIVE;
+	xvm_proto_send(program.sock, &m, &program.tcp, m.type == XVM_MSG_OFFER && program.tcp >= 0);
+	program_read();
+}
+
 static void nothing_is_left(void)
 {
 	struct xvm_list *n, *t;
-	uint32_t i, places = 0, vms = 0;
+	uint32_t i, places = 0, vms = 0, numbers = 0;
 
 	for (i = 0; i < 4; i++)
 		step();
-	for (i = 1; i < g->region.peers; i++)
+	for (i = 1; i < g->region.peers; i++) {
 		vms += g->vm[i] != NULL;
+		numbers += g->peer_vector[i] != NULL;
+	}
 	for (XVM_EACH(n, t, &d.residency.all))
 		places++;
 	if (vms || g->n_vms || d.pairing.count || xvm_pairs_count(&d) || places != 1 ||
-	    d.fds != 1 + g->region.vectors + 3) {
+	    g->book.lent || d.n_conns ||
+	    d.fds != 1 + g->region.vectors + 3 + numbers * g->region.vectors) {
 		fprintf(stderr, "left: %u VMs, %u offers, %u pairs, %u places, %u fds\n", vms,
 			d.pairing.count, xvm_pairs_count(&d), places, d.fds);
 		abort();
@@ -243,6 +363,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 				break;
 			case 3:
 				if (op & 0x80)
+					program_act(&in);
+				else if (byte(&in) & 1)
 					send(guest[i].sock, "x", 1, MSG_NOSIGNAL);
 				else
 					xvm_mailbox_resume(&guest[i].box, guest[i].box.mine,
@@ -252,7 +374,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 				letter(i, &in);
 			}
 		}
-		if (op & 0x40) {
+		if (op & 0x40 || (op & 0x87) == 0x83) {
 			step();
 			step();
 		}
@@ -260,6 +382,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	for (i = 0; i < VMS; i++)
 		if (alive(i))
 			go(i);
+	program_go();
 	nothing_is_left();
 	return 0;
 }

@@ -436,7 +436,7 @@ Test(daemon, nonsense_costs_its_sender_the_connection)
 		int fds[2], n;
 	} t[] = {
 		{{.type = 0}, {0}, 0},
-		{{.type = 7}, {0}, 0},
+		{{.type = 31}, {0}, 0},
 		{{.type = 65535}, {0}, 0},
 		{{.type = XVM_MSG_WELCOME}, {0}, 0},
 		{{.type = XVM_MSG_END}, {0}, 0},

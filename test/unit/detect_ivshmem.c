@@ -141,10 +141,8 @@ static void take_in(struct qemu *q)
 			cr_assert_lt(q->n[number], VECTORS, "more vectors than it has");
 			q->vector[number][q->n[number]++] = fd;
 		} else {
-			cr_assert(number >= 0 && number < 8 && number != q->id);
-			cr_assert_gt(q->n[number], 0, "the end of one that was never there");
-			while (q->n[number])
-				close(q->vector[number][--q->n[number]]);
+			cr_assert_fail("QEMU 7.2 does not survive to hear that %d is gone",
+				       (int)number);
 		}
 	}
 }
@@ -225,17 +223,20 @@ Test(ivshmem, peers_hear_of_each_other)
 	cr_assert_eq(read(b.vector[2][1], &n, 8), 8);
 	cr_assert_eq(read(b.vector[2][0], &n, 8), -1);
 	cr_assert_eq(read(c.vector[3][1], &n, 8), -1);
+	cr_assert_eq(write(a.vector[2][2], &n, 8), 8);
 	leave(&b);
 	take_in(&a);
-	take_in(&c);
-	cr_assert_eq(a.n[2], 0);
-	cr_assert_eq(c.n[2], 0);
 	cr_assert_eq(state(2), XVM_PEER_FREE);
-	cr_assert_eq(a.n[3], VECTORS);
+	/* Another with the same number is rung by the same eventfds, and not for what was before.
+	 */
 	b = join();
 	cr_assert_eq(b.id, 2);
+	cr_assert_eq(read(b.vector[2][2], &n, 8), -1);
 	take_in(&a);
 	cr_assert_eq(a.n[2], VECTORS);
+	n = 1;
+	cr_assert_eq(write(a.vector[2][1], &n, 8), 8);
+	cr_assert_eq(read(b.vector[2][1], &n, 8), 8);
 	leave(&a);
 	leave(&b);
 	leave(&c);
@@ -321,8 +322,6 @@ Test(ivshmem, an_arena_stays_as_long_as_it_is_read)
 	leave(&a);
 	cr_assert_eq(gone[1], 1);
 	cr_assert_eq(state(1), XVM_PEER_GONE);
-	take_in(&b);
-	cr_assert_eq(b.n[1], 0, "it is told at once");
 	cr_assert_eq(g->region.map[xvm_region_arena(&g->region, 1) + 5], 7);
 	a = join();
 	cr_assert_eq(a.id, 3, "another number");
@@ -349,7 +348,6 @@ Test(ivshmem, qemus_that_speak)
 	step();
 	cr_assert_eq(g->n_vms, 1);
 	take_in(&b);
-	cr_assert_eq(b.n[1], 0);
 	leave(&a);
 	/* Flooding, with a descriptor. */
 	while (send(b.sock, &null, 4, MSG_DONTWAIT) == 4)
@@ -390,6 +388,9 @@ Test(ivshmem, a_qemu_that_stands_still_while_others_come_and_go)
 	int i, fds;
 
 	b = join();
+	c = join();
+	leave(&c);
+	take_in(&b);
 	fds = open_fds();
 	for (i = 0; i < 3000; i++) {
 		c = join();
@@ -521,6 +522,31 @@ Test(ivshmem, a_socket_that_cannot_be_had)
 	cr_assert_null(xvm_group_find(&d, "a"));
 	rmdir(path);
 	rmdir(dir);
+}
+
+Test(ivshmem, huge_pages)
+{
+	struct xvm_conf_group conf = small;
+	char err[256] = "";
+	struct xvm_group *h;
+	struct qemu q;
+
+	snprintf(conf.name, sizeof(conf.name), "huge");
+	conf.hugepages = true;
+	h = xvm_group_add(&d, &conf, err, sizeof(err));
+	/* Most machines have none in their pool: then it says so. */
+	if (!h) {
+		cr_assert_not_null(strstr(err, "huge pages"), "%s", err);
+		return;
+	}
+	g = h;
+	q = join();
+	memset(h->region.map + xvm_region_arena(&h->region, 1), 7, h->region.arena_size);
+	leave(&q);
+	q = join();
+	cr_assert_eq(xvm_region_peer_box(&h->region, (uint32_t)q.id)->head, 0);
+	leave(&q);
+	xvm_group_del(h);
 }
 
 Test(ivshmem, users_that_may_not_join)

@@ -333,7 +333,7 @@ Test(residency, vms_of_a_group)
 		     XVM_R_NOT_RESIDENT);
 
 	cr_assert_eq(seen("10.0.0.2"), XVM_RES_USED | XVM_RES_VM | XVM_RES_SEEN);
-	cr_assert_eq(seen("10.0.0.3"), XVM_RES_USED | XVM_RES_VM);
+	cr_assert_eq(seen("10.0.0.3"), 0);
 	cr_assert_eq(xvm_residency_of_group(&r, &one_group, res, &left_out), 3);
 	cr_assert_eq(res[0].flags, XVM_RES_USED | XVM_RES_LOCAL);
 	cr_assert_eq(res[0].peer, 0);
@@ -379,6 +379,33 @@ Test(residency, one_address_in_two_vms)
 	for (i = 0; i < n; i++)
 		cr_assert_eq(!!(res[i].flags & XVM_RES_AMBIGUOUS),
 			     !memcmp(res[i].addr, ip("10.0.0.2"), 16));
+}
+
+Test(residency, a_vm_that_claims_what_is_ours)
+{
+	struct xvm_res_ns *own = xvm_residency_ns_add(&r, 1, true);
+	struct xvm_res_ns *other = xvm_residency_ns_add(&r, 2, false);
+	struct xvm_res_ns *a = xvm_residency_vm_add(&r, 1, 1, &one_group);
+	struct xvm_where in_own = {.netns = 1}, w;
+	struct xvm_shm_region_res res[8];
+	bool left_out;
+	uint32_t i, n;
+
+	xvm_residency_add(&r, own, 1, ip("10.0.0.1"));
+	xvm_residency_add(&r, other, 1, ip("10.0.0.2"));
+	xvm_residency_add_vm(&r, a, ip("10.0.0.2"), mac, false);
+	cr_assert_eq(peer_at(in_own, "10.0.0.1", "10.0.0.2", &w), XVM_R_NONE);
+	cr_assert_eq(w.netns, 2);
+	cr_assert_eq(seen("10.0.0.2"), XVM_RES_USED);
+	/* Those of its group have to care. */
+	n = xvm_residency_of_group(&r, &one_group, res, &left_out);
+	cr_assert_eq(n, 2);
+	for (i = 0; i < n; i++)
+		cr_assert_eq(!!(res[i].flags & XVM_RES_AMBIGUOUS),
+			     !memcmp(res[i].addr, ip("10.0.0.2"), 16));
+	/* The host sees it there: then it is so. */
+	xvm_residency_add_vm(&r, a, ip("10.0.0.2"), mac, true);
+	cr_assert_eq(peer_at(in_own, "10.0.0.1", "10.0.0.2", &w), XVM_R_AMBIGUOUS);
 }
 
 Test(residency, more_than_the_region_has_room_for)

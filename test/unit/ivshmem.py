@@ -19,7 +19,8 @@ import traceback
 XVMD, DIR = sys.argv[1], sys.argv[2]
 LETTER = "<IIII16s16sHHIQQQIH6sIII8xQQQ"
 BOX, SLOTS, HALF = 20480, 128, 4096 + 65536
-HELLO, ADDR, OFFER, WITHDRAW, UNPAIR = range(1, 6)
+HELLO, ADDR, OFFER, WITHDRAW, UNPAIR, BYE = range(1, 7)
+FREE, JOINED, UP, DEAD = range(4)
 WELCOME, AGAIN, PAIRED, REFUSED, GONE, ADDR_REFUSED, FREED = range(32, 39)
 USED, AMBIGUOUS, LOCAL, VM_FLAG, SEEN = 1, 2, 4, 8, 16
 EPERM, EAGAIN = 1, 11
@@ -82,15 +83,13 @@ class VM:
 
     def take_one(self):
         peer, fd = self.recv()
-        if fd < 0:
-            del self.bells[peer]
-        else:
-            self.bells.setdefault(peer, []).append(fd)
+        assert fd >= 0, "QEMU 7.2 does not survive to hear that a peer is gone"
+        self.bells.setdefault(peer, []).append(fd)
 
-    def peers_now(self):
+    def states(self):
         while select.select([self.s], [], [], 0)[0]:
             self.take_one()
-        return sorted(self.bells)
+        return [struct.unpack_from("<I", self.m, 128 + 64 * i)[0] for i in range(1, self.peers)]
 
     def say(self, kind, slot=0, laddr=b"", raddr=b"", lport=0, rport=0, role=0, mac=None, arg=0, off=0, run=0):
         letter = struct.pack(LETTER, kind, 5, slot, 1, laddr, raddr, lport, rport, role, slot + 1, 0, 0, 0, 0,
@@ -199,6 +198,11 @@ class Child:
         os.waitpid(self.pid, 0)
 
 
+def resident(addr):
+    return subprocess.run([os.path.dirname(XVMD) + "/xvm", "resident", "--socket", f"{DIR}/x.sock", addr],
+                          capture_output=True, text=True, check=False).stdout
+
+
 def log():
     with open(f"{DIR}/log", encoding="utf-8") as f:
         return f.read()
@@ -218,6 +222,7 @@ def addresses(a, b):
     a.do("v.claim('10.9.0.1'); result = v.hear(ADDR_REFUSED)['arg']")
     a.do("v.arp('10.9.0.1')")
     b.do("v.sees('10.9.0.1', USED | VM_FLAG, 1)")
+    assert "not-resident  (VM 1 of group g says so" in resident("10.9.0.1"), resident("10.9.0.1")
     # The host has asked who has the address.
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("10.9.0.1", 9))
     a.do("v.answer('10.9.0.1')")
@@ -245,6 +250,8 @@ def addresses(a, b):
     a.do("v.claim('10.9.0.3'); v.claim('10.9.0.1', 0)")
     b.do("v.sees('10.9.0.3', USED | VM_FLAG, 1); v.sees('10.9.0.1', 0)")
     a.do("v.claim('10.9.0.1'); v.claim('fd09::1')")
+    wait_for("resident", lambda: "VM 1 of group g (pid" in resident("10.9.0.1"))
+    assert "tap1 on bridge br0" in resident("10.9.0.1"), resident("10.9.0.1")
     b.do("v.sees('10.9.0.1', USED | VM_FLAG | SEEN, 1); v.sees('fd09::1', USED | VM_FLAG, 1)")
 
 
@@ -265,19 +272,26 @@ def pairs(a, b):
 
 def death(a, b):
     c = boot(3)
-    assert b.do("wait_for('c', lambda: v.peers_now() == [0, 1, 2, 3]); result = v.id") == 2
+    b.do("wait_for('c', lambda: v.states() == [UP, UP, UP, FREE] and sorted(v.bells) == [0, 1, 2, 3])")
     a.kill()
     assert b.do("result = v.hear(GONE)")["peer"] == 1
     b.do("v.sees('10.9.0.1', 0); v.sees('fd09::1', 0)")
-    b.do("wait_for('a has gone', lambda: v.peers_now() == [0, 2, 3])")
+    b.do("wait_for('a has gone', lambda: v.states() == [DEAD, UP, UP, FREE])")
     # Its number is its own until nobody has its memory mapped.
     a = boot(1)
     assert a.do("result = v.id") == 4
     c.kill()
     b.do("v.say(UNPAIR, slot=1); v.hear(FREED)")
-    b.do("wait_for('c has gone', lambda: v.peers_now() == [0, 2, 4])")
+    b.do("wait_for('both have gone', lambda: v.states() == [FREE, UP, FREE, UP])")
     c = boot(3)
     assert c.do("result = v.id") in (1, 3)
+    # By the eventfds that its predecessor had.
+    b.do(f"os.eventfd_write(v.bells[{c.do('result = v.id')}][1], 1)")
+    c.do("assert select.select([v.bells[v.id][1]], [], [], 10)[0]")
+    c.do("v.arp('10.9.0.7'); v.claim('10.9.0.7')")
+    b.do("v.sees('10.9.0.7', USED | VM_FLAG)")
+    c.do(f"v.say({BYE})")
+    b.do("v.sees('10.9.0.7', 0)")
     for k in (a, c):
         k.kill()
     # A device that is plugged in later.
@@ -305,7 +319,8 @@ def main():
         pairs(a, b)
         death(a, b)
         b.kill()
-        wait_for("nothing is left", lambda: len(os.listdir(f"/proc/{p.pid}/fd")) == fds)
+        # All but the eventfds of the four numbers that there were.
+        wait_for("nothing is left", lambda: len(os.listdir(f"/proc/{p.pid}/fd")) == fds + 4 * 4)
         p.terminate()
         assert p.wait(10) == 0
         assert not os.path.exists(f"{DIR}/g.ivshmem")
