@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "detect/daemon.h"
@@ -416,6 +417,24 @@ static void start(struct xvm_guest *g)
 	xvm_guest_hello(g);
 }
 
+static void note_lent(struct xvm_guest *g)
+{
+	char path[300];
+	int ret;
+
+	snprintf(path, sizeof(path), "%.200s/run/xvm", g->d->guests.root);
+	mkdir(path, 0755);
+	snprintf(path, sizeof(path), "%.200s/run/xvm/%.15s.lent", g->d->guests.root, g->dev.bdf);
+	ret = xvm_lent_open(&g->lent, path, g->region.generation, &g->book);
+	if (ret)
+		xvm_log(LOG_WARNING, "device %s: %s: %s: restart no xvmd while programs use it",
+			g->dev.bdf, path, strerror(-ret));
+	if (g->book.lent)
+		xvm_log(LOG_NOTICE, "device %s: %llu KiB were lent by a former xvmd and stay so",
+			g->dev.bdf, (unsigned long long)g->book.lent >> 10);
+	g->noted = g->book.lent;
+}
+
 /* Is the host's xvmd there, so that there is a region? */
 static void try_open(struct xvm_guest *g)
 {
@@ -440,6 +459,7 @@ static void try_open(struct xvm_guest *g)
 	at = xvm_region_arena(&g->region, self);
 	xvm_lease_init(&g->book, at + xvm_region_lease_off(&g->region, self),
 		       at + g->region.arena_size);
+	note_lent(g);
 	start(g);
 }
 
@@ -481,8 +501,10 @@ static void guest_free(struct xvm_guest *g)
 	drop_queue(g);
 	forget_others(g);
 	xvm_guest_eps_exit(g);
-	if (g->opened)
+	if (g->opened) {
+		xvm_lent_close(&g->lent);
 		xvm_lease_exit(&g->book);
+	}
 	xvm_ivshmem_close(&g->dev);
 	free(g->told);
 	free(g->res);
@@ -575,6 +597,9 @@ void xvm_guests_flush(struct xvm_daemon *d)
 			say_trouble(g, g->broken);
 			new_run(g);
 		}
+		if (g->noted != g->book.lent)
+			xvm_lent_sync(&g->lent, &g->book);
+		g->noted = g->book.lent;
 		if (g->ring)
 			xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
 		g->ring = false;
