@@ -5,18 +5,18 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "detect/daemon.h"
 #include "detect/fd.h"
 #include "detect/guest.h"
+#include "detect/guest_addrs.h"
 #include "detect/guest_ep.h"
 #include "detect/log.h"
-#include "detect/netlink.h"
 #include "detect/notify.h"
 
 #define READ_AT_ONCE 64
-#define SERIAL_GUEST 0x80000000u /* apart from those of VMs of our own */
 
 struct queued {
 	struct xvm_list in_queue;
@@ -96,164 +96,6 @@ void xvm_guest_hello(struct xvm_guest *g)
 		xvm_guest_send(g, &l);
 }
 
-/* ---- our addresses ---------------------------------------------------- */
-
-static struct xvm_guest_addr *find_addr(struct xvm_guest_addr *a, uint32_t n,
-					const uint8_t addr[16])
-{
-	uint32_t i;
-
-	for (i = 0; i < n; i++)
-		if (!memcmp(a[i].addr, addr, 16))
-			return &a[i];
-	return NULL;
-}
-
-static bool usable(const uint8_t mac[6])
-{
-	static const uint8_t none[6];
-
-	return memcmp(mac, none, 6) != 0 && !(mac[0] & 1);
-}
-
-static void say_addr(struct xvm_guest *g, const struct xvm_guest_addr *a, bool there)
-{
-	struct xvm_letter l = {.type = XVM_LETTER_ADDR, .arg = there};
-
-	memcpy(l.laddr, a->addr, 16);
-	memcpy(l.mac, a->mac, 6);
-	xvm_guest_send(g, &l);
-}
-
-static void tell_addr(struct xvm_guest *g, const uint8_t addr[16], const uint8_t mac[6])
-{
-	struct xvm_guest_addr *a = find_addr(g->told, g->n_told, addr);
-
-	if (a && (a->there || !memcmp(a->mac, mac, 6))) {
-		a->there = true;
-		return;
-	}
-	if (!a) {
-		if (g->n_told == XVM_GUEST_ADDRS_MAX)
-			return;
-		a = &g->told[g->n_told++];
-		memcpy(a->addr, addr, 16);
-	}
-	memcpy(a->mac, mac, 6);
-	a->there = true;
-	say_addr(g, a, true);
-}
-
-static void tell_ns(struct xvm_guest *g, const struct xvm_ns *ns)
-{
-	struct xvm_list *n, *t;
-
-	for (XVM_EACH(n, t, &ns->res->addrs)) {
-		const struct xvm_res_addr *a = xvm_container(n, struct xvm_res_addr, in_ns);
-		const struct xvm_nl_link *l = xvm_netlink_link(ns, a->ifindex);
-
-		if (l && usable(l->mac))
-			tell_addr(g, a->addr, l->mac);
-	}
-}
-
-static void tell_addrs(struct xvm_guest *g)
-{
-	struct xvm_list *n, *t;
-	uint32_t i;
-
-	g->told_changes = g->d->residency.changes;
-	g->links_changed = false;
-	for (i = 0; i < g->n_told; i++)
-		g->told[i].there = false;
-	for (XVM_EACH(n, t, &g->d->netns.all))
-		tell_ns(g, xvm_container(n, struct xvm_ns, in_all));
-	for (i = g->n_told; i-- > 0;) {
-		if (g->told[i].there)
-			continue;
-		say_addr(g, &g->told[i], false);
-		g->told[i] = g->told[--g->n_told];
-	}
-}
-
-/* ---- the others' addresses -------------------------------------------- */
-
-static struct xvm_res_ns *place_of(struct xvm_guest *g, uint32_t peer)
-{
-	struct xvm_residency *r = &g->d->residency;
-
-	if (!g->place[peer]) {
-		g->place[peer] = xvm_residency_vm_add(r, SERIAL_GUEST | g->index << 8 | peer, peer,
-						      &g->region);
-		if (g->place[peer]) {
-			g->place[peer]->region = g->index;
-			g->place[peer]->told = true;
-		}
-	}
-	return g->place[peer];
-}
-
-static void mirror_one(struct xvm_guest *g, const struct xvm_shm_region_res *e)
-{
-	struct xvm_residency *r = &g->d->residency;
-	bool twice = e->flags & XVM_RES_AMBIGUOUS;
-	struct xvm_res_ns *place = e->peer == g->self ? NULL : place_of(g, e->peer);
-
-	if (place)
-		xvm_residency_add_vm(r, place, e->addr, e->mac, e->flags & XVM_RES_SEEN);
-	if (twice && g->twice)
-		xvm_residency_add_vm(r, g->twice, e->addr, e->mac, false);
-}
-
-static void mirror(struct xvm_guest *g)
-{
-	struct xvm_residency *r = &g->d->residency;
-	struct xvm_shm_region *h = xvm_region_header(&g->region);
-	uint64_t seq = atomic_load_explicit(&h->res_seq, memory_order_acquire);
-	int i, n;
-
-	if (seq == g->res_seq)
-		return;
-	n = xvm_region_residents(&g->region, g->res);
-	if (n < 0)
-		return; /* it is being written, and we are told of the end of that */
-	g->res_seq = seq;
-	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
-		if (g->place[i])
-			xvm_residency_sweep_begin(g->place[i]);
-	if (g->twice)
-		xvm_residency_sweep_begin(g->twice);
-	for (i = 0; i < n; i++)
-		mirror_one(g, &g->res[i]);
-	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
-		if (g->place[i])
-			xvm_residency_sweep_end(r, g->place[i]);
-	if (g->twice)
-		xvm_residency_sweep_end(r, g->twice);
-}
-
-static void forget_others(struct xvm_guest *g)
-{
-	struct xvm_residency *r = &g->d->residency;
-	uint32_t i;
-
-	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
-		if (g->place[i])
-			xvm_residency_ns_del(r, g->place[i]);
-	memset(g->place, 0, sizeof(g->place));
-	if (g->twice)
-		xvm_residency_ns_del(r, g->twice);
-	g->twice = NULL;
-	g->res_seq = 0;
-}
-
-struct xvm_guest *xvm_guests_of_serial(const struct xvm_daemon *d, uint32_t serial)
-{
-	uint32_t i = serial >> 8 & 0xff;
-
-	return serial & SERIAL_GUEST && i < d->guests.n ? d->guests.g[i] : NULL;
-}
-
 /* ---- runs ------------------------------------------------------------- */
 
 static void new_run(struct xvm_guest *g)
@@ -266,7 +108,7 @@ static void new_run(struct xvm_guest *g)
 	g->n_told = 0;
 	g->asked = 0;
 	xvm_guest_eps_run_over(g);
-	forget_others(g);
+	xvm_guest_addrs_forget(g);
 	ev_timer_stop(g->d->loop, &g->patience);
 	ev_timer_set(&g->patience, XVM_GUEST_PATIENCE_S, 0.);
 	ev_timer_start(g->d->loop, &g->patience);
@@ -293,11 +135,9 @@ static void welcome(struct xvm_guest *g, const struct xvm_letter *l)
 	g->up = true;
 	g->said = NULL;
 	ev_timer_stop(g->d->loop, &g->patience);
-	g->twice = xvm_residency_vm_add(&g->d->residency, SERIAL_GUEST | g->index << 8 | 0xff, 0xff,
-					&g->region);
 	xvm_guest_eps_welcome(g);
-	tell_addrs(g);
-	mirror(g);
+	xvm_guest_addrs_tell(g);
+	xvm_guest_addrs_mirror(g);
 	xvm_log(LOG_NOTICE, "device %s: we are VM %u of the group%s%s", g->dev.bdf, g->self,
 		g->dev.vectors ? "" : "; no interrupts: ", g->dev.vectors ? "" : g->dev.why);
 	xvm_guests_greet(g->d, NULL);
@@ -363,7 +203,7 @@ static void read_mail(struct xvm_guest *g)
 		g->ring = true;
 	send_queue(g);
 	if (g->up)
-		mirror(g);
+		xvm_guest_addrs_mirror(g);
 	/* The rest when others have had their turn. */
 	if (i == READ_AT_ONCE)
 		ev_feed_event(g->d->loop, &g->look, EV_CUSTOM);
@@ -416,6 +256,24 @@ static void start(struct xvm_guest *g)
 	xvm_guest_hello(g);
 }
 
+static void note_lent(struct xvm_guest *g)
+{
+	char path[300];
+	int ret;
+
+	snprintf(path, sizeof(path), "%.200s/run/xvm", g->d->guests.root);
+	mkdir(path, 0755);
+	snprintf(path, sizeof(path), "%.200s/run/xvm/%.15s.lent", g->d->guests.root, g->dev.bdf);
+	ret = xvm_lent_open(&g->lent, path, g->region.generation, &g->book);
+	if (ret)
+		xvm_log(LOG_WARNING, "device %s: %s: %s: restart no xvmd while programs use it",
+			g->dev.bdf, path, strerror(-ret));
+	if (g->book.lent)
+		xvm_log(LOG_NOTICE, "device %s: %llu KiB were lent by a former xvmd and stay so",
+			g->dev.bdf, (unsigned long long)g->book.lent >> 10);
+	g->noted = g->book.lent;
+}
+
 /* Is the host's xvmd there, so that there is a region? */
 static void try_open(struct xvm_guest *g)
 {
@@ -440,6 +298,7 @@ static void try_open(struct xvm_guest *g)
 	at = xvm_region_arena(&g->region, self);
 	xvm_lease_init(&g->book, at + xvm_region_lease_off(&g->region, self),
 		       at + g->region.arena_size);
+	note_lent(g);
 	start(g);
 }
 
@@ -479,10 +338,12 @@ static void guest_free(struct xvm_guest *g)
 	if (g->bell >= 0)
 		close(g->bell);
 	drop_queue(g);
-	forget_others(g);
+	xvm_guest_addrs_forget(g);
 	xvm_guest_eps_exit(g);
-	if (g->opened)
+	if (g->opened) {
+		xvm_lent_close(&g->lent);
 		xvm_lease_exit(&g->book);
+	}
 	xvm_ivshmem_close(&g->dev);
 	free(g->told);
 	free(g->res);
@@ -568,13 +429,16 @@ void xvm_guests_flush(struct xvm_daemon *d)
 			continue;
 		if (g->up && !g->broken &&
 		    (g->links_changed || g->told_changes != d->residency.changes))
-			tell_addrs(g);
+			xvm_guest_addrs_tell(g);
 		/* Here, where nobody is about anything of its. The next hello is said with
 		 * patience, lest two that do not understand each other be busy with it. */
 		if (g->broken) {
 			say_trouble(g, g->broken);
 			new_run(g);
 		}
+		if (g->noted != g->book.lent)
+			xvm_lent_sync(&g->lent, &g->book);
+		g->noted = g->book.lent;
 		if (g->ring)
 			xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
 		g->ring = false;

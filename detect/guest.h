@@ -16,6 +16,7 @@
 
 #include "detect/ivshmem_device.h"
 #include "detect/lease.h"
+#include "detect/lent.h"
 #include "detect/list.h"
 #include "transport/region.h"
 
@@ -69,7 +70,9 @@ struct xvm_guest {
 	struct xvm_res_ns *twice; /* has what the host says is in two places */
 
 	struct xvm_lease_book book; /* of our arena; offsets are the region's */
-	struct xvm_guest_ep **ep;   /* guest_ep.c's */
+	struct xvm_lent lent;
+	uint64_t noted;		  /* bytes lent, when that was last put in order */
+	struct xvm_guest_ep **ep; /* guest_ep.c's */
 	struct xvm_list eps;
 	uint64_t fence, fence_asked; /* guest_ep.c: withdrawals, and up to which was asked */
 };

@@ -313,6 +313,7 @@ void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m)
 	}
 	if (p) {
 		xvm_list_add(&c->arena->pieces, &p->in_owner);
+		xvm_lent_note(&g->lent, p);
 		/* What another endpoint left there is not to be taken for this one's. */
 		memset(g->region.map + p->off, 0, XVM_HALF_CTL);
 		r.off = p->off;

@@ -70,8 +70,8 @@ static void *map(const char *name, size_t len)
 
 static void make_device(void)
 {
-	static const char *const dirs[] = {"/sys", "/sys/bus", "/sys/bus/pci",
-					   "/sys/bus/pci/devices", DEV};
+	static const char *const dirs[] = {
+		"/run", "/sys", "/sys/bus", "/sys/bus/pci", "/sys/bus/pci/devices", DEV};
 	char path[300];
 	size_t i;
 
@@ -760,6 +760,48 @@ Test(guest, another_neighbour_than_the_host_says)
 	publish_one("10.9.0.2", 2, 2, 0);
 	piece = lease(&p);
 	cr_assert_eq(offer(&p, &piece, s[0]).type, XVM_LETTER_OFFER);
+}
+
+static void another_xvmd(void)
+{
+	char err[16];
+
+	/* As if it had been killed: nothing is said to anybody, and the file stays. */
+	xvm_daemon_exit(&d);
+	ev_loop_destroy(d.loop);
+	g = NULL;
+	memset(&d, 0, sizeof(d));
+	d.loop = ev_loop_new(EVFLAG_AUTO);
+	d.conf = xvm_conf_parse("", 0, "", err, sizeof(err));
+	cr_assert_eq(xvm_daemon_init(&d), 0);
+}
+
+/* Who was lent it may still write to it, though a new run has begun. */
+Test(guest, what_the_last_xvmd_has_lent)
+{
+	struct xvm_msg a, b, c;
+	struct prog p;
+
+	up();
+	p = run();
+	a = lease(&p);
+	b = lease(&p);
+	c = lease(&p);
+	xvm_lease_return(xvm_lease_find(&g->book, b.off));
+	step();
+	another_xvmd();
+	look();
+	cr_assert_eq(g->book.lent, 2 * LEN);
+	welcome(hello().run);
+	p = run();
+	cr_assert_eq(lease(&p).off, b.off);
+	cr_assert_gt(lease(&p).off, c.off);
+	cr_assert_lt(a.off, b.off);
+	/* In another region nobody has anything. */
+	another_xvmd();
+	xvm_region_header(&region)->generation++;
+	look();
+	cr_assert_eq(g->book.lent, 0);
 }
 
 Test(guest, vectors)

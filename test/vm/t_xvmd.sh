@@ -11,6 +11,7 @@ PRE=(env "XVM_SOCKET=$SOCK" "LD_PRELOAD=$T/libxvm.so")
 
 printf 'group g socket %s size 16M peers 3 vectors 4\nlog info\n' "$T/iv" >"$T/xvmd.conf"
 bg xvmd plain host "$B/xvmd" --foreground --config "$T/xvmd.conf"
+HOST=$PID
 says xvmd 'group g'
 iv=(-device "ivshmem-doorbell,vectors=4,chardev=iv" -chardev "socket,id=iv,path=$T/iv")
 vm_start one --iommu --cpus 2 "${iv[@]}"
@@ -127,4 +128,10 @@ finished "$c"
 resident one "$H4" 0
 resident one "${VM4[one]}" 0
 resident one 10.77.0.12 1
+
+step "the host's xvmd is killed: check says so, and the guest's goes on"
+stop "$HOST" KILL
+! ask one check >"$T/check" || fail "$(<"$T/check")"
+grep -q "^FAIL  host's xvmd *(does not answer" "$T/check" || fail "$(<"$T/check")"
+resident one "$H4" 0
 step "done"
