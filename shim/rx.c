@@ -238,7 +238,11 @@ static void error_locked(struct xvm_sock *s, int err)
 	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch, epoch = atomic_load(&p->epoch);
 	bool ring = (epoch & 1) &&
 		    (epoch == ep->rx_epoch || atomic_load(&p->bnd_tcp) == ep->rx_tcp_got);
+	int told = atomic_exchange(&ep->tx_err, 0);
 
+	/* What a pad was told first is the reason for what we are told now. */
+	if (told)
+		err = told;
 	if (err == ECONNRESET && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) && ring &&
 	    (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
 	    atomic_load(&p->reached) == sending &&
@@ -247,7 +251,8 @@ static void error_locked(struct xvm_sock *s, int err)
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
 		eof_locked(s);
 	} else if (!ep->rx_err) {
-		ep->rx_err = err;
+		/* Of a connection that xvmd has dissolved, as nobody can send an RST any more. */
+		ep->rx_err = atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD ? ECONNRESET : err;
 	}
 }
 

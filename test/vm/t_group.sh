@@ -66,6 +66,8 @@ group_up one two three
 step "who is where"
 for name in one two; do
 	for v in 4 6; do
+		# The host knows an address for sure when it has talked to it.
+		busybox ping -c 1 -W 20 "$(addr_of $name $v)" >"$T/ping" || fail "no ping: $(<"$T/ping")"
 		knows one "$(addr_of two $v)"
 		knows two "$(addr_of one $v)"
 		knows host "$(addr_of $name $v)"
@@ -95,8 +97,8 @@ flows host four ivshmem
 step "a machine changes its address"
 old=${VM4[four]}
 VM4[four]=10.77.0.44
-vm_run four ip addr add "${VM4[four]}/24" dev eth0
 vm_run four ip addr del "$old/24" dev eth0
+vm_run four ip addr add "${VM4[four]}/24" dev eth0
 knows one "${VM4[four]}"
 knows_not one "$old"
 flows one four ivshmem
