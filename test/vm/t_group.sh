@@ -119,10 +119,10 @@ grep -q 'ECONNRESET\|reset' "$T/client.log" || fail "no ECONNRESET: $(<"$T/clien
 knows_not one "${VM4[four]}"
 
 step "xvmd on the host is killed, and starts again"
-bg server xvm two "$FLOW" serve "${VM4[two]}" 8901 --forever --rate 20M --count "/tmp/count"
+bg long-server xvm two "$FLOW" serve "${VM4[two]}" 8901 --forever --rate 20M --count "/tmp/count"
 s=$PID
 wait_port two 8901
-bg client xvm one "$FLOW" connect "${VM4[two]}" 8901 --forever --rate 20M
+bg long-client xvm one "$FLOW" connect "${VM4[two]}" 8901 --forever --rate 20M
 c=$PID
 expect_on one ivshmem 8901
 stop "$XVMD" KILL
@@ -131,4 +131,4 @@ flows one two tcp
 kill -TERM "$c"
 finished "$c"
 finished "$s"
-exact client server
+exact long-client long-server
