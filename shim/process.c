@@ -74,15 +74,17 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 	unsigned long long v;
 	char *end;
 
-	if (!s || !isdigit((unsigned char)*s))
+	if (!s || !*s)
 		return fallback;
 	v = strtoull(s, &end, 10);
 	if (*end == 'k' || *end == 'K')
 		v <<= 10, end++;
 	else if (*end == 'm' || *end == 'M')
 		v <<= 20, end++;
-	if (*end)
+	if (*end || !isdigit((unsigned char)*s)) {
+		xvm_log(1, "%s=%s is no number: it counts as not set\n", name, s);
 		return fallback;
+	}
 	return v > max ? max : (uint32_t)v;
 }
 

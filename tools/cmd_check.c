@@ -188,11 +188,13 @@ static bool check_daemon(struct xvm_ask *a, const char *socket)
 			tell(FAIL, "daemon", "%s; %s", why,
 			     first == -EPROTONOSUPPORT
 				     ? "install one version of both, and restart xvmd"
-				     : "nor can a private one be started; start xvmd");
+				     : "nor can a private one be started; start xvmd (see "
+				       "xvmd(8))");
 			return false;
 		}
 		tell(WARN, "daemon",
-		     "%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd",
+		     "%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd "
+		     "(see xvmd(8))",
 		     why);
 	}
 	ret = xvm_ask(a, &m);
