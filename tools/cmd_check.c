@@ -146,13 +146,28 @@ static void check_files(void)
 	if (getrlimit(RLIMIT_NOFILE, &r))
 		return;
 	/* The common default. A ring keeps no descriptor; the daemon link, wakers and peers do. */
-	if (r.rlim_cur < 1024)
+	if (r.rlim_cur == r.rlim_max && r.rlim_cur < XVM_FEW_FDS)
+		tell(FAIL, "open files",
+		     "%llu at most: with fewer than %d the library does nothing; raise the hard "
+		     "limit "
+		     "(ulimit -Hn, LimitNOFILE=)",
+		     (unsigned long long)r.rlim_cur, XVM_FEW_FDS);
+	else if (r.rlim_cur < 1024)
 		tell(WARN, "open files",
 		     "%llu at most; connections stay on TCP (no-memory) when they run out: ulimit "
 		     "-n",
 		     (unsigned long long)r.rlim_cur);
 	else
 		tell(OK, "open files", "%llu at most", (unsigned long long)r.rlim_cur);
+}
+
+static void check_address_space(void)
+{
+	struct rlimit r;
+
+	if (!getrlimit(RLIMIT_AS, &r) && r.rlim_cur != RLIM_INFINITY)
+		tell(FAIL, "address space",
+		     "limited: the library does nothing; lift the limit (ulimit -v, LimitAS=)");
 }
 
 static void check_seccomp(void)
@@ -355,6 +370,7 @@ int xvm_cmd_check(int argc, char **argv)
 	check_memfd();
 	check_eventfd();
 	check_files();
+	check_address_space();
 	check_seccomp();
 	up = check_daemon(&a, socket);
 	if (up && lib)
