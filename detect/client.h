@@ -12,6 +12,9 @@
 #include "proto.h"
 #include "transport/abi.h"
 
+/* A program that may have fewer descriptors than this has none to spare for the library. */
+#define XVM_FEW_FDS 128
+
 /* The path of the daemon's socket: $XVM_SOCKET or XVM_SOCKET_SYSTEM. */
 const char *xvm_client_path(void);
 

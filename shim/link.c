@@ -168,15 +168,19 @@ static int tell_waker(struct xvm_waker *w)
 static void up_locked(void)
 {
 	const struct xvm_shm_table *t;
+	static int told; /* once for each time that it is away */
 	uint64_t mail = 0;
 	uint32_t id = 0;
 	int fd, r;
 
 	fd = xvm_sock_arena() ? xvm_client_connect(xvm_conf.socket) : -ENOMEM;
 	if (fd < 0) {
+		if (fd != -ENOMEM && !told++)
+			xvm_log(1, "no xvmd answers at %s\n", xvm_conf.socket);
 		down(XVM_R_NO_DAEMON);
 		return;
 	}
+	told = 0;
 	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &mail, &t);
 	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
 		timeouts++;

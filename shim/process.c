@@ -22,7 +22,6 @@
 #include "transport/lock.h"
 #include "transport/sys.h"
 
-#define FEW_FDS 128  /* a limit that leaves none for us */
 #define INHERITED 64 /* descriptors looked at after an exec */
 
 struct xvm_conf xvm_conf = {
@@ -74,15 +73,17 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 	unsigned long long v;
 	char *end;
 
-	if (!s || !isdigit((unsigned char)*s))
+	if (!s || !*s)
 		return fallback;
 	v = strtoull(s, &end, 10);
 	if (*end == 'k' || *end == 'K')
 		v <<= 10, end++;
 	else if (*end == 'm' || *end == 'M')
 		v <<= 20, end++;
-	if (*end)
+	if (*end || !isdigit((unsigned char)*s)) {
+		xvm_log(1, "%s=%s is no number: it counts as not set\n", name, s);
 		return fallback;
+	}
 	return v > max ? max : (uint32_t)v;
 }
 
@@ -250,8 +251,12 @@ bool xvm_init(void)
 	/* We reserve address space, and use descriptors: not those of a program that has none to
 	 * spare. */
 	if ((!getrlimit(RLIMIT_AS, &rl) && rl.rlim_cur != RLIM_INFINITY) ||
-	    (!getrlimit(RLIMIT_NOFILE, &rl) && rl.rlim_cur == rl.rlim_max && rl.rlim_cur < FEW_FDS))
+	    (!getrlimit(RLIMIT_NOFILE, &rl) && rl.rlim_cur == rl.rlim_max &&
+	     rl.rlim_cur < XVM_FEW_FDS)) {
+		if (!xvm_conf.disabled)
+			xvm_log(1, "not used: too few descriptors, or RLIMIT_AS is set\n");
 		xvm_conf.disabled = true;
+	}
 	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
 		xvm_conf.disabled = true;
 	atomic_store(&started, 2);

@@ -194,6 +194,7 @@ static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
 	if (r > 0) {
 		s->ep->rx_tcp_got += (uint64_t)r;
 		s->ep->rx_pads += (uint64_t)r;
+		XVM_COUNT_BY(pads_taken, r);
 	}
 	xvm_busy(&s->ep->rx_busy, false);
 	return r < 0 ? -errno : r;
@@ -637,6 +638,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				if (!(io->flags & MSG_PEEK)) {
 					ep->rx_tcp_got = got;
 					ep->rx_pads += over;
+					XVM_COUNT_BY(pads_taken, over);
 					atomic_fetch_add_explicit(&ep->n_rx_tcp, (uint64_t)r - over,
 								  memory_order_relaxed);
 				}

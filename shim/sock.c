@@ -228,6 +228,7 @@ static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, ui
 	atomic_store(&ep->reason, XVM_R_OFFERED);
 	if (xvm_link_offer(s, fd, half_fd, off, len) == 0) {
 		XVM_COUNT(offers);
+		xvm_log(2, "fd %d: offered\n", fd);
 		return true;
 	}
 	atomic_store(&ep->state, XVM_EP_CANDIDATE);
@@ -360,7 +361,8 @@ bool xvm_sock_engage(struct xvm_sock *s, int fd)
 	atomic_store(&ep->fd, fd);
 	why = offer(s, fd);
 	if (why != XVM_R_OFFERED) {
-		atomic_store(&ep->reason, why);
+		if (atomic_exchange(&ep->reason, why) != why)
+			xvm_log(2, "fd %d: on TCP: %s\n", fd, xvm_reason_name(why));
 		if (why == XVM_R_UNSUPPORTED || why == XVM_R_SECCOMP)
 			atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
 		atomic_store(&ep->state, XVM_EP_CANDIDATE);
@@ -421,8 +423,9 @@ void xvm_sock_seen(uint32_t slot, uint32_t gen)
 }
 
 /* On TCP for good: an offer came to nothing. */
-static void stay(struct xvm_sock *s, enum xvm_reason why)
+static void stay(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
+	xvm_log(2, "fd %d: stays on TCP: %s\n", fd, xvm_reason_name(why));
 	atomic_store(&s->ep->reason, why);
 	xvm_half_close(&s->mine);
 	atomic_store(&s->ep->state, XVM_EP_TCP);
@@ -448,7 +451,7 @@ void xvm_sock_refused(uint32_t slot, uint32_t gen, uint32_t why)
 
 	if (!s)
 		return;
-	stay(s, why < XVM_R_COUNT ? why : XVM_R_RULE);
+	stay(s, fd, why < XVM_R_COUNT ? why : XVM_R_RULE);
 	XVM_COUNT(refused);
 	xvm_sock_put(s);
 }
@@ -468,7 +471,7 @@ void xvm_sock_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct
 		if (s) {
 			/* Without the peer's half there is no consent: it stays on TCP, as we do.
 			 */
-			stay(s,
+			stay(s, fd,
 			     err == -ENOMEM || err == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
 			xvm_link_drop(slot, gen, true);
 			xvm_sock_put(s);

@@ -144,6 +144,8 @@ bool xvm_sock_unmapped(struct xvm_shm_ep *ep);
 bool xvm_sock_arena(void);
 extern struct xvm_shm_arena *xvm_arena;
 extern int xvm_arena_fd;
-#define XVM_COUNT(name) atomic_fetch_add_explicit(&xvm_arena->n_##name, 1, memory_order_relaxed)
+#define XVM_COUNT(name) XVM_COUNT_BY(name, 1)
+#define XVM_COUNT_BY(name, n)                                                                      \
+	atomic_fetch_add_explicit(&xvm_arena->n_##name, (uint64_t)(n), memory_order_relaxed)
 
 #endif

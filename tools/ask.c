@@ -102,7 +102,10 @@ void xvm_ask_open_or_die(struct xvm_ask *a, const char *path)
 		xvm_ask_check_path(path);
 	ret = xvm_ask_open(a, path);
 	if (ret)
-		xvm_die("%s", xvm_ask_why(a, ret, why));
+		xvm_die("%s%s", xvm_ask_why(a, ret, why),
+			ret == -ENOENT || ret == -ECONNREFUSED
+				? ": start it (see xvmd(8)), or programs by `xvm run`"
+				: "");
 }
 
 void xvm_ask_close(struct xvm_ask *a)

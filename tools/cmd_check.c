@@ -148,7 +148,14 @@ static void check_files(void)
 	if (getrlimit(RLIMIT_NOFILE, &r))
 		return;
 	/* The common default. A ring keeps no descriptor; the daemon link, wakers and peers do. */
-	if (r.rlim_cur < 1024)
+	if (r.rlim_cur == r.rlim_max && r.rlim_cur < XVM_FEW_FDS)
+		xvm_check_tell(
+			XVM_FAIL, "open files",
+			"%llu at most: with fewer than %d the library does nothing; raise the hard "
+			"limit "
+			"(ulimit -Hn, LimitNOFILE=)",
+			(unsigned long long)r.rlim_cur, XVM_FEW_FDS);
+	else if (r.rlim_cur < 1024)
 		xvm_check_tell(XVM_WARN, "open files",
 			       "%llu at most; connections stay on TCP (no-memory) when they run "
 			       "out: ulimit "
@@ -157,6 +164,16 @@ static void check_files(void)
 	else
 		xvm_check_tell(XVM_OK, "open files", "%llu at most",
 			       (unsigned long long)r.rlim_cur);
+}
+
+static void check_address_space(void)
+{
+	struct rlimit r;
+
+	if (!getrlimit(RLIMIT_AS, &r) && r.rlim_cur != RLIM_INFINITY)
+		xvm_check_tell(
+			XVM_FAIL, "address space",
+			"limited: the library does nothing; lift the limit (ulimit -v, LimitAS=)");
 }
 
 static void check_seccomp(void)
@@ -190,15 +207,18 @@ static bool check_daemon(struct xvm_ask *a, const char *socket)
 		xvm_ask_why(a, first, why);
 		ret = first == -EPROTONOSUPPORT ? -1 : xvm_private_choose(a, NULL, true, false);
 		if (first == -EPROTONOSUPPORT || ret) {
-			xvm_check_tell(XVM_FAIL, "daemon", "%s; %s", why,
-				       first == -EPROTONOSUPPORT
-					       ? "install one version of both, and restart xvmd"
-					       : "nor can a private one be started; start xvmd");
+			xvm_check_tell(
+				XVM_FAIL, "daemon", "%s; %s", why,
+				first == -EPROTONOSUPPORT
+					? "install one version of both, and restart xvmd"
+					: "nor can a private one be started; start xvmd (see "
+					  "xvmd(8))");
 			return false;
 		}
 		xvm_check_tell(
 			XVM_WARN, "daemon",
-			"%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd",
+			"%s; `xvm run` uses a private one, other programs stay on TCP: start xvmd "
+			"(see xvmd(8))",
 			why);
 	}
 	ret = xvm_ask(a, &m);
@@ -365,6 +385,7 @@ int xvm_cmd_check(int argc, char **argv)
 	check_memfd();
 	check_eventfd();
 	check_files();
+	check_address_space();
 	check_seccomp();
 	up = check_daemon(&a, socket);
 	if (up)

@@ -66,8 +66,8 @@ const char *xvm_find_lib_or_die(const char *option)
 	} else {
 		lib = xvm_find_lib();
 		if (!lib)
-			xvm_die("libxvm.so is neither beside xvm nor at %s; --lib tells where it "
-				"is",
+			xvm_die("libxvm.so can be read neither beside xvm nor at %s; --lib tells "
+				"where it is",
 				XVM_LIB_INSTALLED);
 	}
 	if (!xvm_preload_possible(lib))

@@ -174,13 +174,16 @@ int xvm_private_up(const char *path, bool loud)
 
 int xvm_private_choose(struct xvm_ask *a, const char *path, bool own, bool loud)
 {
-	char private[128];
+	char private[128], why[XVM_WHY];
 	int ret;
 
 	if (!own) {
 		ret = xvm_ask_open_at(a, path ? path : xvm_client_path());
 		if (!ret)
 			return 0;
+		/* Who names one means that one. */
+		if (path)
+			xvm_warn("%s: using a private one", xvm_ask_why(a, ret, why));
 		path = NULL;
 	}
 	if (!path) {

@@ -113,7 +113,7 @@ enum xvm_ep_state {
 	X(NONE, "none", "on the ring, or nothing stands against it")                               \
 	X(NEW, "new", "too few calls so far to be worth an offer")                                 \
 	X(OFFERED, "offered", "offered; the other end has not answered (not preloaded, or idle)")  \
-	X(NOT_RESIDENT, "not-resident", "the other address is not on this host")                   \
+	X(NOT_RESIDENT, "not-resident", "the other address is in no namespace that xvmd knows of") \
 	X(NO_DAEMON, "no-daemon", "no xvmd answers")                                               \
 	X(BAD_VERSION, "bad-version", "xvmd speaks another protocol version")                      \
 	X(AMBIGUOUS, "ambiguous", "the address lives in more than one namespace")                  \
@@ -125,7 +125,7 @@ enum xvm_ep_state {
 	X(OPERATOR, "operator", "xvm leave took it off the ring")                                  \
 	X(SHARED, "shared", "a process that was forked before pairing still holds the socket")     \
 	X(UNSUPPORTED, "unsupported", "an option or call that the ring cannot serve")              \
-	X(SECCOMP, "seccomp", "the process runs under a system call filter")                       \
+	X(SECCOMP, "seccomp", "the program has set itself a system call filter")                   \
 	X(EXEC, "exec", "another program image took the socket over")                              \
 	X(STDIO, "stdio", "the socket is used through a FILE")                                     \
 	X(DISABLED, "disabled", "XVM_DISABLE is set, or the daemon's rules exempt the program")    \

@@ -18,9 +18,13 @@ while read -r link; do
 	[[ -e ${link%%#*} ]] || no "README.md links to $link, which is not there"
 done < <(grep -oE '\]\([^)#:]+[^):]*\)' README.md | sed 's/^](//; s/)$//')
 grep -q 'Apache License' LICENSE && grep -q 'Version 2.0' LICENSE || no "LICENSE is not Apache-2.0"
+sources=0
 while read -r f; do
 	# The licence is said in each source file.
 	head -n 3 "$f" >"$T/head"
 	grep -q 'SPDX-License-Identifier: Apache-2.0' "$T/head" || no "$f does not name its licence"
-done < <(git ls-files '*.[ch]' '*.sh' '*.py' '*.def' 2>/dev/null | grep -v '\.pml$')
+	sources=$((sources + 1))
+done < <(find . \( -path './build*' -o -path './.*' -o -path "./${B#"$SRC/"}" \) -prune -o -type f \
+	\( -name '*.[ch]' -o -name '*.sh' -o -name '*.py' -o -name '*.def' \) -print)
+((sources > 100)) || no "found only $sources sources: is this the whole project?"
 ((failed == 0)) || fail "see above"

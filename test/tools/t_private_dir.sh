@@ -11,6 +11,9 @@ unset XVM_SOCKET XDG_RUNTIME_DIR LD_PRELOAD
 mkdir "$T/bin"
 cp "$B/xvm" "$B/xvmd" "$B/libxvm.so" "$T/bin"
 chmod 755 "$T/bin"/*
+# Where xvm looks for one that is not beside it.
+installed=$(sed -n 's/^CMAKE_INSTALL_PREFIX:PATH=//p; s/^CMAKE_INSTALL_SBINDIR:PATH=/\//p' "$B/CMakeCache.txt")/xvmd
+installed=${installed//$'\n'/}
 # A /tmp and a /run of the test's own.
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -71,6 +74,8 @@ run "XDG_RUNTIME_DIR=$T/rt" LD_PRELOAD=libc.so.6 --
 
 step "no daemon to be had"
 mv "$T/bin/xvmd" "$T/bin/xvmd.real"
+# One that is installed would do as well.
+[[ ! -e $installed ]] || mount --bind /dev/null "$installed"
 run -- --private --socket "$T/rt/a/x.sock"
 [[ $(cat "$T/out") = "ran  " ]] || fail "no xvmd: $(cat "$T/out")"
 printf '#!/bin/sh\nexit 3\n' >"$T/bin/xvmd"
