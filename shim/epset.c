@@ -461,7 +461,7 @@ static void grow(struct xvm_epoll *e)
 
 	p = xvm_sys(SYS_mmap, 0, table_bytes(mask), PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p <= 0 && p >= -4095)
+	if (xvm_sys_failed(p))
 		return;
 	e->mask = mask;
 	e->by_fd = (struct xvm_reg **)p;

@@ -13,7 +13,7 @@
 
 static inline long xvm_quiet(long r)
 {
-	if (r >= 0 || r < -4095)
+	if (!xvm_sys_failed(r))
 		return r;
 	errno = (int)-r;
 	return -1;

@@ -20,7 +20,7 @@ static _Atomic int resolving;
 	{                                                                                          \
 		long r = nr < 0 ? -ENOSYS : xvm_sys6(nr, a, b, c, d, e, f);                        \
                                                                                                    \
-		if (r >= -4095 && r < 0) {                                                         \
+		if (xvm_sys_failed(r)) {                                                           \
 			errno = (int)-r;                                                           \
 			return -1;                                                                 \
 		}                                                                                  \

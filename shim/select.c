@@ -68,7 +68,7 @@ static bool passed_over(int fd)
 	if (len > sizeof(stack)) {
 		r = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			    -1, 0);
-		if (r <= 0 && r >= -4095)
+		if (xvm_sys_failed(r))
 			return true;
 		w = (unsigned long *)r;
 	}
@@ -259,7 +259,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 		len = count * sizeof(struct pollfd);
 		map = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			      -1, 0);
-		if (map < 0 && map >= -4095) {
+		if (xvm_sys_failed(map)) {
 			*result = -ENOMEM;
 			return true;
 		}

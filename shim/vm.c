@@ -182,7 +182,7 @@ static void doorbell(struct region *g, const struct xvm_msg *m, int fd)
 	if (fd < 0 || m->len < DOORBELL_REG + 4 || atomic_load(&g->doorbell))
 		return;
 	p = xvm_sys(SYS_mmap, 0, m->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, m->off);
-	if (p < 0 && p >= -4095)
+	if (xvm_sys_failed(p))
 		return;
 	atomic_store(&g->doorbell, (volatile uint32_t *)(p + DOORBELL_REG));
 	for (int i = 0; i < XVM_VM_PEERS; i++) {

@@ -536,7 +536,7 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 		long m = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-		if (m < 0 && m >= -4095)
+		if (xvm_sys_failed(m))
 			return -ENOMEM;
 		p.map = mem = (void *)m;
 		p.map_len = len;
