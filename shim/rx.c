@@ -6,12 +6,11 @@
  */
 #define XVM_REAL_IS_QUIET
 #include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
 
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
+#include "shim/position.h"
 #include "shim/process.h"
 #include "shim/quiet.h"
 #include "shim/stream.h"
@@ -20,40 +19,6 @@
 #define PADS_MAX 64 /* receives of pads in a row */
 
 enum { EOF_NONE, EOF_FIN };
-
-/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
-enum { ST_ESTABLISHED = 1, ST_FIN_WAIT1 = 4, ST_FIN_WAIT2 = 5 };
-
-/* R1: bytes taken from the kernel so far, as the kernel counts them. */
-static int position(int fd, uint64_t *pos)
-{
-	struct tcp_info a, b;
-	int inq;
-
-	for (int tries = 0; tries < 8; tries++) {
-		socklen_t la = sizeof(a), lb = sizeof(b);
-
-		memset(&a, 0, sizeof(a));
-		memset(&b, 0, sizeof(b));
-		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
-		    REAL(ioctl)(fd, SIOCINQ, &inq) < 0 ||
-		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
-			return -errno;
-		if (a.tcpi_bytes_received != b.tcpi_bytes_received)
-			continue;
-		*pos = a.tcpi_bytes_received - (uint64_t)inq;
-		/* A FIN counts one. A state that says there is none is older than the count, so the
-		 * FIN may have come between: the first state must say so too. */
-		if (b.tcpi_state == ST_ESTABLISHED || b.tcpi_state == ST_FIN_WAIT1 ||
-		    b.tcpi_state == ST_FIN_WAIT2)
-			return 0;
-		if (a.tcpi_state != b.tcpi_state)
-			continue;
-		*pos -= 1;
-		return -ENOTCONN;
-	}
-	return -EAGAIN;
-}
 
 static void reach_locked(struct xvm_sock *s, uint64_t epoch);
 
@@ -73,7 +38,7 @@ static void recount_locked(struct xvm_sock *s, int fd)
 	if (!ep->rx_busy)
 		return;
 	ep->rx_epoch = atomic_load(&s->mine.shm->reached);
-	r = position(fd, &pos);
+	r = xvm_position_rx(fd, &pos);
 	if (r == 0 || r == -ENOTCONN)
 		ep->rx_tcp_got = pos;
 	xvm_busy(&ep->rx_busy, false);
@@ -96,7 +61,7 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
 		return;
 	if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
-		r = position(fd, &pos);
+		r = xvm_position_rx(fd, &pos);
 		if (r == -EAGAIN)
 			return;
 		if (r < 0) {

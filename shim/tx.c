@@ -5,20 +5,14 @@
  * never waits.
  */
 #define XVM_REAL_IS_QUIET
-#include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
-
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
+#include "shim/position.h"
 #include "shim/process.h"
 #include "shim/quiet.h"
 #include "shim/stream.h"
 #include "transport/lock.h"
-
-/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
-enum { ST_ESTABLISHED = 1, ST_CLOSE_WAIT = 8 };
 
 /* A rough clock without a system call, to ask the kernel at most about once a millisecond. */
 static uint64_t ticks(void)
@@ -32,33 +26,6 @@ static uint64_t ticks(void)
 #define TICKS_MS 2000000
 
 #define FINISH_MS 1000 /* a close waits so long for a peer that takes nothing of what is owed */
-
-/* S1: bytes given to the kernel so far, as the kernel counts them. */
-static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
-{
-	struct tcp_info a, b;
-	int outq;
-
-	for (int tries = 0; tries < 8; tries++) {
-		socklen_t la = sizeof(a), lb = sizeof(b);
-
-		memset(&a, 0, sizeof(a));
-		memset(&b, 0, sizeof(b));
-		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
-		    REAL(ioctl)(fd, SIOCOUTQ, &outq) < 0 ||
-		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
-			return -errno;
-		if (b.tcpi_state != ST_ESTABLISHED && b.tcpi_state != ST_CLOSE_WAIT)
-			return -ENOTCONN;
-		if (a.tcpi_bytes_acked != b.tcpi_bytes_acked)
-			continue;
-		*pos = a.tcpi_bytes_acked + (uint64_t)outq;
-		if (atomic_load(&ep->role) == XVM_ROLE_ACTIVE) /* its SYN is counted */
-			*pos -= 1;
-		return 0;
-	}
-	return -EAGAIN;
-}
 
 /* One pad to the kernel, never waiting. In a sandbox write() must do. */
 static int send_pad(int fd)
@@ -294,7 +261,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 		return false;
 	}
 	if (!(flags & XVM_EPF_TX_POS)) {
-		r = position(ep, fd, &pos);
+		r = xvm_position_tx(fd, atomic_load(&ep->role) == XVM_ROLE_ACTIVE, &pos);
 		if (r < 0) {
 			if (r != -EAGAIN)
 				xvm_sock_never(s, XVM_R_NO_TCP_INFO);
@@ -333,7 +300,7 @@ static void recount_locked(struct xvm_sock *s, int fd)
 		ep->tx_owed = XVM_OWED_NOTHING; /* killed before the leave was published */
 	if (atomic_load(&ep->flags) & XVM_EPF_TX_POS)
 		for (int i = 0; i < 100 && r == -EAGAIN; i++)
-			r = position(ep, fd, &pos);
+			r = xvm_position_tx(fd, atomic_load(&ep->role) == XVM_ROLE_ACTIVE, &pos);
 	if (r == 0 && ep->tx_owed == XVM_OWED_PAD) {
 		/* Published with the pad in it, which may have been sent by now. */
 		ep->tx_tcp_put = atomic_load(&m->bnd_tcp);
