@@ -11,22 +11,14 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/position.h"
-#include "shim/process.h"
-#include "shim/quiet.h"
-#include "shim/stream.h"
+#include "shim/stream_priv.h"
 #include "transport/lock.h"
-
-#define PADS_MAX 64 /* receives of pads in a row */
-
-enum { EOF_NONE, EOF_FIN };
-
-static void reach_locked(struct xvm_sock *s, uint64_t epoch);
 
 /*
  * The holder of the lock may have been killed between the kernel's receive and our count of it:
  * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
  */
-static void recount_locked(struct xvm_sock *s, int fd)
+void xvm_rx_recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -46,7 +38,7 @@ static void recount_locked(struct xvm_sock *s, int fd)
 	over = ep->rx_tcp_got - atomic_load(&p->bnd_tcp);
 	if (!(ep->rx_epoch & 1) && atomic_load(&p->epoch) == ep->rx_epoch + 1 &&
 	    (int64_t)over > 0 && over <= atomic_load(&p->tcp_put) - atomic_load(&p->bnd_tcp))
-		reach_locked(s, ep->rx_epoch + 1);
+		xvm_rx_reach_locked(s, ep->rx_epoch + 1);
 }
 
 static void consent_locked(struct xvm_sock *s, int fd)
@@ -75,17 +67,6 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	/* Forbidden meanwhile: who forbids says so first, and then takes the consent back. */
 	if ((atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
 		atomic_store(&s->mine.shm->consent, 0);
-}
-
-/*
- * A sandboxed program may make the system calls that it is known to make, read and poll among them,
- * but perhaps not recvmsg. Both forms never wait.
- */
-static bool readable(int fd)
-{
-	struct pollfd pfd = {.fd = fd, .events = POLLIN};
-
-	return REAL(poll)(&pfd, 1, 0) > 0;
 }
 
 /* What recvmsg() has beside bytes: nothing, on the ring. */
@@ -119,7 +100,7 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 	if (xvm_conf.sandboxed) {
 		if (io->flags & MSG_PEEK)
 			return -EOPNOTSUPP; /* read() would consume */
-		if (!readable(fd))
+		if (!xvm_readable(fd))
 			return -EAGAIN;
 		r = REAL(read)(fd, one.iov_base, one.iov_len);
 		return r < 0 ? -errno : r;
@@ -138,55 +119,14 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 	return r;
 }
 
-/* Throw away at most n bytes that are known to be pads. */
-static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
-{
-	ssize_t r;
-
-	static char sink[4096];
-
-	xvm_busy(&s->ep->rx_busy, true);
-	if (xvm_conf.sandboxed) {
-		char buf[256];
-
-		errno = EAGAIN;
-		r = readable(fd) ? REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf)) : -1;
-	} else {
-		/* MSG_TRUNC: nothing is written. */
-		r = REAL(recv)(fd, sink, n < sizeof(sink) ? n : sizeof(sink),
-			       MSG_TRUNC | MSG_DONTWAIT);
-	}
-	if (r > 0) {
-		s->ep->rx_tcp_got += (uint64_t)r;
-		s->ep->rx_pads += (uint64_t)r;
-	}
-	xvm_busy(&s->ep->rx_busy, false);
-	return r < 0 ? -errno : r;
-}
-
-/* As recv(MSG_PEEK) of one byte. In a sandbox it is taken, and is a pad that was just counted (S4).
- */
-static ssize_t peek1(struct xvm_sock *s, int fd)
-{
-	ssize_t r;
-	char c;
-
-	if (xvm_conf.sandboxed)
-		return discard(s, fd, 1);
-	r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-	return r < 0 ? -errno : r;
-}
-
-static void error_locked(struct xvm_sock *s, int err);
-
-static void eof_locked(struct xvm_sock *s)
+void xvm_rx_eof_locked(struct xvm_sock *s)
 {
 	int err = atomic_exchange(&s->ep->tx_err, 0);
 
 	/* The kernel tells an error once, and it has told a pad. */
 	if (err && !s->ep->rx_err)
-		error_locked(s, err);
-	s->ep->rx_eof = EOF_FIN;
+		xvm_rx_error_locked(s, err);
+	s->ep->rx_eof = 1;
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
 		xvm_epoll_changed(s);
 }
@@ -196,7 +136,7 @@ static void eof_locked(struct xvm_sock *s)
  * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
  * say. Not where its own direction was on TCP: of that the reset may have cost bytes.
  */
-static void error_locked(struct xvm_sock *s, int err)
+void xvm_rx_error_locked(struct xvm_sock *s, int err)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -210,13 +150,13 @@ static void error_locked(struct xvm_sock *s, int err)
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed)) {
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 	} else if (!ep->rx_err) {
 		ep->rx_err = err;
 	}
 }
 
-static void reach_locked(struct xvm_sock *s, uint64_t epoch)
+void xvm_rx_reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
 	xvm_busy(&s->ep->rx_busy, true);
 	s->ep->rx_epoch = epoch;
@@ -252,21 +192,10 @@ static ssize_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uin
 	return (ssize_t)want;
 }
 
-/* Consent was taken back by C1. In force it is only when XVM_EPF_CUT says so. */
-static bool cutting(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
-}
-
-static bool is_cut(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_CUT;
-}
-
 static int cut_locked(struct xvm_sock *s, int fd)
 {
 	if (s->ep->rx_epoch & 1)
-		reach_locked(s, s->ep->rx_epoch + 1);
+		xvm_rx_reach_locked(s, s->ep->rx_epoch + 1);
 	atomic_fetch_or(&s->ep->flags, XVM_EPF_CUT);
 	xvm_epoll_changed(s);
 	return 0;
@@ -300,7 +229,7 @@ static int decide_locked(struct xvm_sock *s, int fd)
 			if (!recalled) {
 				if (epoch != ep->rx_epoch + 1 || bnd != ep->rx_tcp_got)
 					return xvm_sock_broken(s, fd);
-				reach_locked(s, epoch);
+				xvm_rx_reach_locked(s, epoch);
 				continue;
 			}
 		} else if (!recalled) {
@@ -315,14 +244,14 @@ static int decide_locked(struct xvm_sock *s, int fd)
 			return xvm_sock_broken(s, fd);
 		if (due == 0 && (recalled || !left))
 			return cut_locked(s, fd);
-		if (!readable(fd))
+		if (!xvm_readable(fd))
 			return -EAGAIN;
 		/* Said before anything is sent again: what was there until now is a pad. */
 		if (!recalled && (atomic_load(&p->recalled) || atomic_load(&p->tcp_put) != put))
 			continue;
 		if (due == 0)
 			return -EBUSY; /* the pad of its leave, or the end */
-		r = discard(s, fd, due);
+		r = xvm_pads_discard_locked(s, fd, due);
 		if (r == -EAGAIN || r == -EINTR)
 			return -EAGAIN;
 		if (r <= 0) /* the end: who is gone resends nothing */
@@ -330,12 +259,7 @@ static int decide_locked(struct xvm_sock *s, int fd)
 	}
 }
 
-/*
- * Pass the boundaries that have been reached. What is there then:
- * bytes of the ring in *avail, or (0) nothing that shared memory knows of. Negative: broken, or
- * -EAGAIN: a cut that is not decided.
- */
-static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
+int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -346,8 +270,8 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		int err;
 
 		*avail = 0;
-		if (__builtin_expect(cutting(s), 0)) {
-			if (is_cut(s))
+		if (__builtin_expect(xvm_cut_begun(s), 0)) {
+			if (xvm_cut_done(s))
 				return 0;
 			err = decide_locked(s, fd);
 			if (err != -EBUSY || !(ep->rx_epoch & 1))
@@ -367,7 +291,7 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 				return xvm_sock_broken(s, fd);
 			if (bnd != ep->rx_tcp_got)
 				return 0;
-			reach_locked(s, epoch);
+			xvm_rx_reach_locked(s, epoch);
 			continue;
 		}
 		if (epoch == ep->rx_epoch) {
@@ -392,96 +316,17 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		    XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD)
 			return 0;
 		if (due) {
-			ssize_t r = discard(s, fd, due);
+			ssize_t r = xvm_pads_discard_locked(s, fd, due);
 
 			if (r == 0)
-				eof_locked(s);
+				xvm_rx_eof_locked(s);
 			else if (r < 0 && r != -EAGAIN && r != -EINTR)
-				error_locked(s, (int)-r);
+				xvm_rx_error_locked(s, (int)-r);
 			if (r <= 0)
 				return 0;
 			continue;
 		}
-		reach_locked(s, epoch);
-	}
-}
-
-/* W6: store a new value in a word that somebody sleeps by, if it names the pad. */
-static bool rearm(_Atomic uint64_t *sleeper, _Atomic uint64_t *word, _Atomic uint64_t *pads)
-{
-	uint64_t w = atomic_load(word);
-
-	if (!atomic_load(sleeper) || XVM_SLEEP_WAKER(w) != XVM_WAKER_PAD)
-		return false;
-	/* By compare and exchange: the sleeper itself may be arming, with the next number. */
-	atomic_compare_exchange_strong(word, &w,
-				       XVM_SLEEP(atomic_fetch_add(pads, 1) + 2, XVM_WAKER_PAD));
-	return true;
-}
-
-/*
- * W6: a pad is one for all who sleep on the fd. Before it is taken away they are armed anew; and it
- * stays where what they wait for is there, so that they wake as well.
- */
-static bool keep_pads(struct xvm_sock *s)
-{
-	struct xvm_shm_half *m = s->mine.shm;
-	bool data = rearm(&s->ep->rx_sleeper, &m->sleep_data, &s->ep->rx_seq);
-	bool room = rearm(&s->ep->tx_sleeper, &m->sleep_room, &s->ep->tx_seq);
-
-	if (!data && !room)
-		return false;
-	atomic_thread_fence(memory_order_seq_cst);
-	/* One who was killed in his sleep takes no pad away. */
-	return (data && xvm_rx_peek(s) && xvm_sock_sleeps(&s->ep->rx_sleeper)) ||
-	       (room && xvm_tx_peek(s) && xvm_sock_sleeps(&s->ep->tx_sleeper));
-}
-
-/* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */
-static bool ask_kernel_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	uint64_t due;
-	ssize_t r;
-
-	if (ep->rx_err)
-		return false;
-	ep->rx_kcheck = 0;
-	for (int looks = 0, taken = 0;; looks++) {
-		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
-		if (ep->rx_eof && !due)
-			return false; /* told by the flag, with pads still to be taken */
-		if (due > 0 && due < (1u << 30)) {
-			if (keep_pads(s))
-				return false;
-			r = discard(s, fd, due);
-		} else {
-			r = peek1(s, fd);
-			/* S4: a pad is counted before it is sent; look at the count again. */
-			if (r > 0) {
-				if (atomic_load(&p->epoch) != ep->rx_epoch)
-					return true;
-				if (looks < 3)
-					continue;
-				xvm_sock_broken(s, fd);
-				return true;
-			}
-		}
-		/* An honest peer sends one to a sleeper; one that lies is not to keep us here. */
-		if (r > 0 && ++taken < PADS_MAX)
-			continue;
-		if (r > 0) {
-			ep->rx_kcheck = 1;
-			return false;
-		}
-		if (r == 0)
-			eof_locked(s);
-		else if (r != -EAGAIN && r != -EINTR)
-			error_locked(s, (int)-r);
-		/* R3: what was published before the kernel said so is there by now. */
-		return ep->rx_eof || ep->rx_err || atomic_load(&p->head) != ep->rx_tail ||
-		       atomic_load(&p->epoch) != ep->rx_epoch;
+		xvm_rx_reach_locked(s, epoch);
 	}
 }
 
@@ -491,7 +336,7 @@ static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 
 	if (err && err != EPIPE) {
 		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 		return -err;
 	}
 	nothing_else(io);
@@ -524,10 +369,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	ssize_t r;
 	int err;
 
-	recount_locked(s, fd);
+	xvm_rx_recount_locked(s, fd);
 	consent_locked(s, fd);
 	for (;;) {
-		err = settle_locked(s, fd, &avail);
+		err = xvm_rx_settle_locked(s, fd, &avail);
 		if (err)
 			return err;
 		if (avail) {
@@ -552,7 +397,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			uint64_t fin = atomic_load_explicit(&p->fin, memory_order_acquire);
 
 			if (fin && fin == ep->rx_tail + 1 && atomic_load(&p->epoch) == epoch)
-				eof_locked(s);
+				xvm_rx_eof_locked(s);
 			if (ep->rx_eof || ep->rx_err)
 				return end_locked(s, io);
 			if (atomic_load(&p->epoch) != epoch)
@@ -562,19 +407,20 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				ep->rx_kcheck = 1;
 			/* Who does not wait wants to hear of the end now, as from TCP; who waits
 			 * will be told by poll. */
-			if ((ep->rx_kcheck || !wait) && ask_kernel_locked(s, fd))
+			if ((ep->rx_kcheck || !wait) && xvm_pads_ask_locked(s, fd))
 				continue;
 			return -EAGAIN;
 		}
 		if (ep->rx_err)
 			return end_locked(s, io);
 		limit = UINT64_MAX;
-		bounded = !is_cut(s);
+		bounded = !xvm_cut_done(s);
 		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch) {
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
-			/* Entered since settle_locked() looked. To ask the kernel for no bytes
-			 * would be answered by 0 where a pad lies there, and that is no end. */
+			/* Entered since xvm_rx_settle_locked() looked. To ask the kernel for no
+			 * bytes would be answered by 0 where a pad lies there, and that is no end.
+			 */
 			if ((int64_t)limit <= 0)
 				continue;
 		}
@@ -606,7 +452,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 					 */
 					if (atomic_load(&p->bnd_ring) != ep->rx_tail)
 						return xvm_sock_broken(s, fd);
-					reach_locked(s, epoch + 1);
+					xvm_rx_reach_locked(s, epoch + 1);
 				}
 				r -= (ssize_t)over;
 				if ((io->flags & MSG_PEEK) && r > 0 &&
@@ -623,9 +469,9 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
 				if (r == 0 && io->left)
-					eof_locked(s);
+					xvm_rx_eof_locked(s);
 				else if (r != -EAGAIN && r != -EINTR)
-					error_locked(s, (int)-r);
+					xvm_rx_error_locked(s, (int)-r);
 				if (ep->rx_eof || ep->rx_err || !(ep->rx_epoch & 1))
 					continue;
 			}
@@ -636,11 +482,11 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		}
 		xvm_busy(&ep->rx_busy, false);
 		if (r == 0 && io->left) {
-			eof_locked(s);
+			xvm_rx_eof_locked(s);
 			return end_locked(s, io);
 		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
-			error_locked(s, (int)-r);
+			xvm_rx_error_locked(s, (int)-r);
 			return end_locked(s, io);
 		}
 		return r;
@@ -724,15 +570,15 @@ int xvm_rx_cut(struct xvm_sock *s, int fd)
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return -EAGAIN;
-	recount_locked(s, fd);
-	r = settle_locked(s, fd, &avail);
+	xvm_rx_recount_locked(s, fd);
+	r = xvm_rx_settle_locked(s, fd, &avail);
 	if (r < 0 && r != -EAGAIN)
 		goto out;
 	/* C1: stored before the looks; pairs with the looks in tx.c. */
 	atomic_store(&s->mine.shm->consent, XVM_CONSENT_CUT);
 	atomic_thread_fence(memory_order_seq_cst);
-	r = settle_locked(s, fd, &avail);
-	if (r < 0 || !is_cut(s)) {
+	r = xvm_rx_settle_locked(s, fd, &avail);
+	if (r < 0 || !xvm_cut_done(s)) {
 		/* It reads on by the rules of reading, and may come to TCP by them. */
 		if (r == 0 && !avail && !(ep->rx_epoch & 1) &&
 		    atomic_load(&p->epoch) == ep->rx_epoch)
@@ -761,7 +607,7 @@ int xvm_rx_error(struct xvm_sock *s)
 	if (s->ep->rx_err && s->ep->rx_err != EPIPE) {
 		err = s->ep->rx_err;
 		s->ep->rx_err = EPIPE;
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 	} else if (!s->ep->rx_err) {
 		err = atomic_exchange(&s->ep->tx_err, 0);
 	}
@@ -791,7 +637,7 @@ bool xvm_rx_peek(struct xvm_sock *s)
 	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
 	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch;
 
-	if (__builtin_expect(is_cut(s), 0))
+	if (__builtin_expect(xvm_cut_done(s), 0))
 		return false;
 	if (mine & 1) {
 		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
@@ -818,12 +664,12 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return xvm_rx_peek(s) ? EPOLLIN : 0;
-	recount_locked(s, fd);
+	xvm_rx_recount_locked(s, fd);
 	consent_locked(s, fd);
 	if (kernel)
 		ep->rx_kcheck = 1;
 	do {
-		r = settle_locked(s, fd, &avail);
+		r = xvm_rx_settle_locked(s, fd, &avail);
 		if (r < 0) {
 			out = r == -EAGAIN ? 0 : EPOLLIN;
 			break;
@@ -832,7 +678,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 			out = EPOLLIN;
 			/* Pads must not stay: a level-triggered wait would spin on them. */
 			if (kernel & EPOLLIN && (ep->rx_epoch & 1))
-				ask_kernel_locked(s, fd);
+				xvm_pads_ask_locked(s, fd);
 			break;
 		}
 		if (ep->rx_eof || ep->rx_err) {
@@ -845,13 +691,13 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 		}
 		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&
 		    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch) {
-			eof_locked(s);
+			xvm_rx_eof_locked(s);
 			out = EPOLLIN;
 			break;
 		}
 		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch)
 			break; /* the leave pad is under way and will be reported */
-	} while (ep->rx_kcheck && ask_kernel_locked(s, fd));
+	} while (ep->rx_kcheck && xvm_pads_ask_locked(s, fd));
 	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
 		out |= EPOLLIN;
 	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
@@ -869,14 +715,14 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return 0;
-	recount_locked(s, fd);
+	xvm_rx_recount_locked(s, fd);
 	consent_locked(s, fd);
-	if (settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
+	if (xvm_rx_settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
 		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
 		REAL(ioctl)(fd, SIOCINQ, &inq);
 		avail = (uint64_t)inq;
 		epoch |= atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
-		if (epoch != ep->rx_epoch && !is_cut(s)) {
+		if (epoch != ep->rx_epoch && !xvm_cut_done(s)) {
 			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
 
 			if (avail >= left) {
@@ -888,46 +734,4 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 	}
 	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
-}
-
-bool xvm_rx_tidy(struct xvm_sock *s, int fd)
-{
-	uint64_t avail = 0;
-
-	if (xvm_lock(&s->ep->rx_lock) < 0)
-		return false;
-	if (settle_locked(s, fd, &avail) == 0 && (s->ep->rx_epoch & 1))
-		ask_kernel_locked(s, fd);
-	xvm_unlock(&s->ep->rx_lock);
-	return avail != 0;
-}
-
-bool xvm_rx_finish(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	struct pollfd pfd = {.fd = fd, .events = POLLIN};
-	uint64_t avail = 0, due;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return false;
-	recount_locked(s, fd);
-	/* S6: nobody sends a pad after having seen this; pairs with pad_locked(). */
-	atomic_store(&s->mine.shm->rx_closed, 1);
-	atomic_thread_fence(memory_order_seq_cst);
-	for (int i = 0; i < 5; i++) {
-		if (settle_locked(s, fd, &avail) < 0)
-			break;
-		due = atomic_load(&p->tcp_put) - ep->rx_tcp_got;
-		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_err)
-			break;
-		if (discard(s, fd, due) == -EAGAIN)
-			REAL(poll)(&pfd, 1, 1); /* counted, and about to be sent */
-		else if (pfd.revents & (POLLHUP | POLLERR))
-			break;
-	}
-	if (avail == 0)
-		settle_locked(s, fd, &avail);
-	xvm_unlock(&ep->rx_lock);
-	return avail != 0;
 }

@@ -560,7 +560,7 @@ static void end_now(int fd)
 /* The last close, as far as we know, of a paired socket. */
 static void end_paired(struct xvm_sock *s, int fd)
 {
-	bool unread = xvm_rx_finish(s, fd);
+	bool unread = xvm_pads_finish(s, fd);
 
 	/* S6: TCP resets where input is left unread; the kernel sees only its own queue. */
 	if (!xvm_tx_finish(s, fd) || unread)
@@ -772,7 +772,7 @@ void xvm_sock_exiting(void)
 		if (!s)
 			continue;
 		if (xvm_sock_on(s)) {
-			bool unread = xvm_rx_tidy(s, fd);
+			bool unread = xvm_pads_tidy(s, fd);
 
 			if (!other_holders(s->ep, false) &&
 			    !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&

@@ -110,9 +110,9 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
  * the rest, which is not reset. holder: its process is one of the endpoints' holders. */
 void xvm_hand_over_inherited(enum xvm_reason why, bool holder);
 /* Take the pads that are there: the process is about to end. Is input left unread? */
-bool xvm_rx_tidy(struct xvm_sock *s, int fd);
+bool xvm_pads_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
-bool xvm_rx_finish(struct xvm_sock *s, int fd);
+bool xvm_pads_finish(struct xvm_sock *s, int fd);
 /* What is owed is sent. False: the peer does not take it; then the end has to be a reset. */
 bool xvm_tx_finish(struct xvm_sock *s, int fd);
 

@@ -9,9 +9,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/position.h"
-#include "shim/process.h"
-#include "shim/quiet.h"
-#include "shim/stream.h"
+#include "shim/stream_priv.h"
 #include "transport/lock.h"
 
 /* A rough clock without a system call, to ask the kernel at most about once a millisecond. */
@@ -27,74 +25,12 @@ static uint64_t ticks(void)
 
 #define FINISH_MS 1000 /* a close waits so long for a peer that takes nothing of what is owed */
 
-/* One pad to the kernel, never waiting. In a sandbox write() must do. */
-static int send_pad(int fd)
-{
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
-	ssize_t r;
-
-	if (!xvm_conf.sandboxed)
-		r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-	else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) /* or it may be SIGPIPE */
-		r = REAL(write)(fd, "", 1);
-	else
-		return -EAGAIN;
-	return r == 1 ? 0 : -errno;
-}
-
-/* Has the reader cut this direction off the ring (C1)? */
-static bool is_cut(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
-}
-
-/* What a pad took from the kernel, in a call that has no error to tell: rx.c tells it. */
-static void keep_error(struct xvm_shm_ep *ep, int r)
-{
-	int none = 0;
-
-	if (r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS && r != -EPIPE)
-		atomic_compare_exchange_strong(&ep->tx_err, &none, -r);
-}
-
-/* S4. 0 if a pad is on its way, or a negative errno. */
-static int pad_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	int r;
-
-	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
-	/* S4, S6, C3: counted before the look; pairs with xvm_rx_finish() and xvm_rx_cut(). */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (is_cut(s) || atomic_load(&s->peer.shm->rx_closed)) {
-		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
-		return is_cut(s) ? -EAGAIN : -EPIPE;
-	}
-	xvm_busy(&ep->tx_busy, true);
-	r = send_pad(fd);
-	if (r == 0) {
-		ep->tx_tcp_put++;
-		xvm_busy(&ep->tx_busy, false);
-		ep->tx_pads++;
-		XVM_COUNT(pads_sent);
-		return 0;
-	}
-	xvm_busy(&ep->tx_busy, false);
-	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
-	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
-		ep->rx_kcheck = 1;
-	return r;
-}
-
-static void recount_locked(struct xvm_sock *s, int fd);
-
 /* One stretch of the ring's bytes that were recalled (C2). */
 static ssize_t resend_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	uint64_t pos = xvm_tx_resend(ep);
 	size_t at = pos & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
 	ssize_t r;
 
 	if (n > ep->tx_head - pos)
@@ -102,7 +38,7 @@ static ssize_t resend_locked(struct xvm_sock *s, int fd)
 	xvm_busy(&ep->tx_busy, true);
 	if (!xvm_conf.sandboxed) {
 		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) {
+	} else if (xvm_writable(fd)) {
 		r = REAL(write)(fd, s->mine.ring + at, n < 4096 ? n : 4096);
 	} else {
 		errno = EAGAIN;
@@ -130,12 +66,12 @@ static int recall_locked(struct xvm_sock *s, int fd)
 	struct xvm_shm_half *m = s->mine.shm;
 	uint64_t tail;
 
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	tail = atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
 	if (ep->tx_head - tail > s->mine.ring_size)
 		return xvm_sock_broken(s, fd);
-	/* Killed in here: recount_locked() finds the epoch odd, or what is owed, and all is done
-	 * anew. */
+	/* Killed in here: xvm_tx_recount_locked() finds the epoch odd, or what is owed, and all is
+	 * done anew. */
 	xvm_busy(&ep->tx_busy, true);
 	if (ep->tx_owed == XVM_OWED_PAD)
 		ep->tx_tcp_put--;
@@ -162,7 +98,7 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 	int r;
 
 	xvm_busy(&s->ep->tx_busy, true);
-	r = send_pad(fd);
+	r = xvm_pads_send(fd);
 	if (r == 0)
 		s->ep->tx_owed = XVM_OWED_NOTHING;
 	xvm_busy(&s->ep->tx_busy, false);
@@ -183,7 +119,7 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
 		/* C3: the epoch is out; pairs with xvm_rx_cut(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (!is_cut(s))
+		if (!xvm_cut_by_peer(s))
 			return owed_pad_locked(s, fd);
 		r = recall_locked(s, fd);
 		if (r < 0)
@@ -205,8 +141,8 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 
 	if (!(ep->tx_epoch & 1))
 		return owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
-	recount_locked(s, fd);
-	if (is_cut(s)) {
+	xvm_tx_recount_locked(s, fd);
+	if (xvm_cut_by_peer(s)) {
 		int r = recall_locked(s, fd);
 
 		if (r == 0)
@@ -216,7 +152,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	}
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
-	/* Its holder may be killed from here on: see recount_locked(). */
+	/* Its holder may be killed from here on: see xvm_tx_recount_locked(). */
 	xvm_busy(&ep->tx_busy, true);
 	ep->tx_tcp_put++;
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
@@ -229,7 +165,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
-	keep_error(ep, owed_locked(s, fd));
+	xvm_pads_keep_error(ep, owed_locked(s, fd));
 	xvm_epoll_changed(s);
 	return 0;
 }
@@ -246,7 +182,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	if (xvm_conf.sandboxed || ep->tx_owed ||
 	    (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT | XVM_EPF_FIN_SEEN)))
 		return false;
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 		return false;
 	if (atomic_load(&p->consent) != XVM_CONSENT_YES ||
@@ -283,8 +219,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	return true;
 }
 
-/* As in rx.c: the lock's holder was killed inside the kernel, or just after. */
-static void recount_locked(struct xvm_sock *s, int fd)
+void xvm_tx_recount_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *m = s->mine.shm;
@@ -320,7 +255,7 @@ static int lock_tx(struct xvm_sock *s, int fd)
 	int r = xvm_lock(&s->ep->tx_lock);
 
 	if (r == 0)
-		recount_locked(s, fd);
+		xvm_tx_recount_locked(s, fd);
 	return r;
 }
 
@@ -385,7 +320,7 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 		return 0;
 	s->stuck_tsc = now;
 	if (fin) {
-		r = pad_locked(s, fd);
+		r = xvm_pads_put_locked(s, fd);
 		return r == -EAGAIN || r == -EINTR || r == -ENOBUFS ? 0 : r;
 	}
 	if (REAL(poll)(&pfd, 1, 0) > 0) {
@@ -431,7 +366,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	ssize_t r;
 	size_t n;
 
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	r = owed_locked(s, fd);
 	if (r < 0)
 		return r == -EPIPE || r == -ECONNRESET ? kernel_send(fd, io) : r;
@@ -503,7 +438,8 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	word = atomic_load_explicit(&p->sleep_data, memory_order_relaxed);
 	if (word != atomic_load_explicit(&s->rung_data, memory_order_relaxed))
 		xvm_tx_wake(s, fd, word, &s->rung_data, true);
-	if (__builtin_expect(is_cut(s), 0)) /* C2: after the publication; pairs with xvm_rx_cut() */
+	if (__builtin_expect(xvm_cut_by_peer(s),
+			     0)) /* C2: after the publication; pairs with xvm_rx_cut() */
 		leave_locked(s, fd, XVM_R_PEER_LEFT);
 	return r;
 }
@@ -514,7 +450,7 @@ void xvm_tx_enter(struct xvm_sock *s, int fd)
 	    !atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
 	    xvm_trylock(&s->ep->tx_lock) < 0)
 		return;
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	if (!(s->ep->tx_epoch & 1))
 		enter_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
@@ -577,9 +513,9 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
 		/* No room for a pad: the peer has bytes to read, or will be asked again. */
-		int r = pad_locked(s, fd);
+		int r = xvm_pads_put_locked(s, fd);
 
-		keep_error(s->ep, r);
+		xvm_pads_keep_error(s->ep, r);
 		if (r != -EAGAIN)
 			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
@@ -592,7 +528,7 @@ int xvm_tx_probe(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
-		keep_error(s->ep, pad_locked(s, fd));
+		xvm_pads_keep_error(s->ep, xvm_pads_put_locked(s, fd));
 	xvm_unlock(&s->ep->tx_lock);
 	return 0;
 }
@@ -626,7 +562,7 @@ bool xvm_tx_shutdown(struct xvm_sock *s, int fd)
 		atomic_store(&s->mine.shm->fin, s->ep->tx_head + 1);
 		/* C4: stored before the look; pairs with xvm_rx_cut(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (is_cut(s))
+		if (xvm_cut_by_peer(s))
 			leave_locked(s, fd, XVM_R_PEER_LEFT);
 	}
 	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
@@ -647,7 +583,7 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return true;
 	/* C4: rx_closed was stored, and a fence, before. */
-	if ((s->ep->tx_epoch & 1) && is_cut(s))
+	if ((s->ep->tx_epoch & 1) && xvm_cut_by_peer(s))
 		recall_locked(s, fd);
 	do {
 		uint64_t before = s->ep->tx_tcp_put;
@@ -670,7 +606,8 @@ bool xvm_tx_peek(struct xvm_sock *s)
 
 	if (!(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
 		return false;
-	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) || is_cut(s) ||
+	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) ||
+	    xvm_cut_by_peer(s) ||
 	    (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_TX_SHUT))
 		return true;
 	used = *(volatile uint64_t *)&s->ep->tx_head -
