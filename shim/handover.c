@@ -33,7 +33,7 @@ static bool wake_both(struct xvm_sock *s, int fd)
 /* 0, -EAGAIN: not yet, or why it cannot be done. */
 static int try(struct xvm_sock *s, int fd, enum xvm_reason why, bool late)
 {
-	int rx = xvm_rx_cut(s, fd), tx = xvm_tx_leave(s, fd, why);
+	int rx = xvm_cut_rx(s, fd), tx = xvm_tx_leave(s, fd, why);
 	bool awake = wake_both(s, fd);
 
 	if (rx == -EINPROGRESS && awake && late)

@@ -199,7 +199,7 @@ int xvm_pads_put_locked(struct xvm_sock *s, int fd)
 	int r;
 
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
-	/* S4, S6, C3: counted before the look; pairs with xvm_pads_finish() and xvm_rx_cut(). */
+	/* S4, S6, C3: counted before the look; pairs with xvm_pads_finish() and xvm_cut_rx(). */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (xvm_cut_by_peer(s) || atomic_load(&s->peer.shm->rx_closed)) {
 		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);

@@ -192,73 +192,6 @@ static ssize_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uin
 	return (ssize_t)want;
 }
 
-static int cut_locked(struct xvm_sock *s, int fd)
-{
-	if (s->ep->rx_epoch & 1)
-		xvm_rx_reach_locked(s, s->ep->rx_epoch + 1);
-	atomic_fetch_or(&s->ep->flags, XVM_EPF_CUT);
-	xvm_epoll_changed(s);
-	return 0;
-}
-
-/*
- * Rule C1, consent being cut: what is S doing? Never waits, takes nothing but pads, and may be
- * called again and again. 0: cut; -EAGAIN: not to be told yet; -EBUSY: S had left by itself, or
- * will be on the ring until R has read on: then the rules of reading hold.
- */
-static int decide_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	ssize_t r;
-
-	for (;;) {
-		/* In this order; pairs with the stores in recall_locked(). */
-		uint64_t epoch = atomic_load(&p->epoch), recalled = atomic_load(&p->recalled);
-		uint64_t put = atomic_load(&p->tcp_put), bnd = atomic_load(&p->bnd_tcp);
-		uint64_t due = put - ep->rx_tcp_got;
-		bool left = epoch != ep->rx_epoch;
-
-		if (!(ep->rx_epoch & 1)) { /* on TCP */
-			if (!left && !recalled)
-				return cut_locked(s, fd);
-			if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS))
-				return xvm_sock_broken(s, fd);
-			if ((int64_t)(bnd - ep->rx_tcp_got) > 0)
-				return put == bnd ? cut_locked(s, fd) : -EBUSY;
-			if (!recalled) {
-				if (epoch != ep->rx_epoch + 1 || bnd != ep->rx_tcp_got)
-					return xvm_sock_broken(s, fd);
-				xvm_rx_reach_locked(s, epoch);
-				continue;
-			}
-		} else if (!recalled) {
-			if (left && epoch != ep->rx_epoch + 1)
-				return xvm_sock_broken(s, fd);
-			if (left && bnd == ep->rx_tcp_got)
-				return -EBUSY; /* its pad has been taken */
-			if (left)
-				due = bnd - 1 - ep->rx_tcp_got;
-		}
-		if (due >= 1u << 30)
-			return xvm_sock_broken(s, fd);
-		if (due == 0 && (recalled || !left))
-			return cut_locked(s, fd);
-		if (!xvm_readable(fd))
-			return -EAGAIN;
-		/* Said before anything is sent again: what was there until now is a pad. */
-		if (!recalled && (atomic_load(&p->recalled) || atomic_load(&p->tcp_put) != put))
-			continue;
-		if (due == 0)
-			return -EBUSY; /* the pad of its leave, or the end */
-		r = xvm_pads_discard_locked(s, fd, due);
-		if (r == -EAGAIN || r == -EINTR)
-			return -EAGAIN;
-		if (r <= 0) /* the end: who is gone resends nothing */
-			return recalled ? cut_locked(s, fd) : -EBUSY;
-	}
-}
-
 int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -273,7 +206,7 @@ int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		if (__builtin_expect(xvm_cut_begun(s), 0)) {
 			if (xvm_cut_done(s))
 				return 0;
-			err = decide_locked(s, fd);
+			err = xvm_cut_decide_locked(s, fd);
 			if (err != -EBUSY || !(ep->rx_epoch & 1))
 				return err == -EBUSY ? 0 : err;
 			epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
@@ -557,45 +490,6 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF && r != -EFAULT)
 		ep->rx_err = (int32_t)-r;
 	return done ? done : r;
-}
-
-int xvm_rx_cut(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
-	uint64_t avail;
-	bool ended;
-	int r;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return -EAGAIN;
-	xvm_rx_recount_locked(s, fd);
-	r = xvm_rx_settle_locked(s, fd, &avail);
-	if (r < 0 && r != -EAGAIN)
-		goto out;
-	/* C1: stored before the looks; pairs with the looks in tx.c. */
-	atomic_store(&s->mine.shm->consent, XVM_CONSENT_CUT);
-	atomic_thread_fence(memory_order_seq_cst);
-	r = xvm_rx_settle_locked(s, fd, &avail);
-	if (r < 0 || !xvm_cut_done(s)) {
-		/* It reads on by the rules of reading, and may come to TCP by them. */
-		if (r == 0 && !avail && !(ep->rx_epoch & 1) &&
-		    atomic_load(&p->epoch) == ep->rx_epoch)
-			r = cut_locked(s, fd);
-		else if (r == 0)
-			r = -EBUSY;
-		goto out;
-	}
-	/* C4: nobody may be left to resend. */
-	if (atomic_load(&p->head) != ep->rx_tail && !atomic_load(&p->recalled)) {
-		ended = REAL(poll)(&pfd, 1, 0) > 0;
-		if (!atomic_load(&p->recalled))
-			r = ended ? -EBUSY : -EINPROGRESS;
-	}
-out:
-	xvm_unlock(&ep->rx_lock);
-	return r;
 }
 
 int xvm_rx_error(struct xvm_sock *s)

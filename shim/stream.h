@@ -102,7 +102,7 @@ int xvm_rx_error(struct xvm_sock *s);
 /* Rule C1: off the ring for good, and the peer resends by TCP what was not taken. 0;
  * -EINPROGRESS: done, but the peer has not said yet that it will; -EAGAIN: not yet; -EBUSY: it
  * cannot be done; or another negative errno. */
-int xvm_rx_cut(struct xvm_sock *s, int fd);
+int xvm_cut_rx(struct xvm_sock *s, int fd);
 /* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not
  * long. */
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);

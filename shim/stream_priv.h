@@ -29,7 +29,7 @@ static inline bool xvm_writable(int fd)
 	return xvm_quiet_poll(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT;
 }
 
-/* ---- cut (C1) ----------------------------------------------------------- */
+/* ---- cut.c -------------------------------------------------------------- */
 
 /* Our consent was taken back by a cut. In force it is only when XVM_EPF_CUT says so. */
 static inline bool xvm_cut_begun(struct xvm_sock *s)
@@ -47,6 +47,18 @@ static inline bool xvm_cut_by_peer(struct xvm_sock *s)
 {
 	return atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
 }
+
+/*
+ * Rule C1, consent being cut: what is S doing? Takes nothing but pads, and may be called again and
+ * again. 0: cut; -EAGAIN: not to be told yet; -EBUSY: S had left by itself, or will be on the ring
+ * until R has read on: then the rules of reading hold.
+ */
+int xvm_cut_decide_locked(struct xvm_sock *s, int fd);
+
+/* C2. Also from the window between the epoch of a leave and its pad. */
+int xvm_cut_recall_locked(struct xvm_sock *s, int fd);
+/* The ring's bytes that were recalled. 0: there are none left, and nothing is owed. */
+int xvm_cut_resend_locked(struct xvm_sock *s, int fd);
 
 /* ---- rx.c --------------------------------------------------------------- */
 

@@ -25,74 +25,6 @@ static uint64_t ticks(void)
 
 #define FINISH_MS 1000 /* a close waits so long for a peer that takes nothing of what is owed */
 
-/* One stretch of the ring's bytes that were recalled (C2). */
-static ssize_t resend_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	uint64_t pos = xvm_tx_resend(ep);
-	size_t at = pos & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
-	ssize_t r;
-
-	if (n > ep->tx_head - pos)
-		n = (size_t)(ep->tx_head - pos);
-	xvm_busy(&ep->tx_busy, true);
-	if (!xvm_conf.sandboxed) {
-		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} else if (xvm_writable(fd)) {
-		r = REAL(write)(fd, s->mine.ring + at, n < 4096 ? n : 4096);
-	} else {
-		errno = EAGAIN;
-		r = -1;
-	}
-	if (r > 0)
-		ep->tx_tcp_put += (uint64_t)r;
-	xvm_busy(&ep->tx_busy, false);
-	return r < 0 ? -errno : r;
-}
-
-/* Nothing is owed any more. */
-static void paid_locked(struct xvm_sock *s, int fd)
-{
-	s->ep->tx_owed = XVM_OWED_NOTHING;
-	if (atomic_fetch_and(&s->ep->flags, ~XVM_EPF_FIN_DUE) & XVM_EPF_FIN_DUE)
-		REAL(shutdown)(fd, SHUT_WR);
-	xvm_epoll_changed(s);
-}
-
-/* C2. Also from the window between the epoch of a leave and its pad. */
-static int recall_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *m = s->mine.shm;
-	uint64_t tail;
-
-	xvm_tx_recount_locked(s, fd);
-	tail = atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
-	if (ep->tx_head - tail > s->mine.ring_size)
-		return xvm_sock_broken(s, fd);
-	/* Killed in here: xvm_tx_recount_locked() finds the epoch odd, or what is owed, and all is
-	 * done anew. */
-	xvm_busy(&ep->tx_busy, true);
-	if (ep->tx_owed == XVM_OWED_PAD)
-		ep->tx_tcp_put--;
-	ep->tx_resend = tail - ep->tx_tcp_put;
-	atomic_signal_fence(memory_order_seq_cst);
-	ep->tx_owed = XVM_OWED_BYTES;
-	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	/* Before anything is sent: then what R finds without it is a pad. Before the epoch: then
-	 * R does not take that for a leave. Pairs with the loads in decide_locked(). */
-	atomic_store(&m->recalled, 1);
-	if (ep->tx_epoch & 1) {
-		ep->tx_epoch++;
-		atomic_store(&m->epoch, ep->tx_epoch);
-		XVM_COUNT(leaves);
-	}
-	xvm_busy(&ep->tx_busy, false);
-	atomic_store(&ep->reason, XVM_R_PEER_LEFT);
-	atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
-	return 0;
-}
-
 static int owed_pad_locked(struct xvm_sock *s, int fd)
 {
 	int r;
@@ -117,21 +49,15 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_NOTHING)
 		return 0;
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
-		/* C3: the epoch is out; pairs with xvm_rx_cut(). */
+		/* C3: the epoch is out; pairs with xvm_cut_rx(). */
 		atomic_thread_fence(memory_order_seq_cst);
 		if (!xvm_cut_by_peer(s))
 			return owed_pad_locked(s, fd);
-		r = recall_locked(s, fd);
+		r = xvm_cut_recall_locked(s, fd);
 		if (r < 0)
 			return r;
 	}
-	while (xvm_tx_resend(s->ep) != s->ep->tx_head) {
-		r = (int)resend_locked(s, fd);
-		if (r < 0)
-			return r;
-	}
-	paid_locked(s, fd);
-	return 0;
+	return xvm_cut_resend_locked(s, fd);
 }
 
 static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
@@ -143,7 +69,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 		return owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
 	xvm_tx_recount_locked(s, fd);
 	if (xvm_cut_by_peer(s)) {
-		int r = recall_locked(s, fd);
+		int r = xvm_cut_recall_locked(s, fd);
 
 		if (r == 0)
 			r = owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
@@ -439,7 +365,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	if (word != atomic_load_explicit(&s->rung_data, memory_order_relaxed))
 		xvm_tx_wake(s, fd, word, &s->rung_data, true);
 	if (__builtin_expect(xvm_cut_by_peer(s),
-			     0)) /* C2: after the publication; pairs with xvm_rx_cut() */
+			     0)) /* C2: after the publication; pairs with xvm_cut_rx() */
 		leave_locked(s, fd, XVM_R_PEER_LEFT);
 	return r;
 }
@@ -560,7 +486,7 @@ bool xvm_tx_shutdown(struct xvm_sock *s, int fd)
 	owed_locked(s, fd);
 	if (s->ep->tx_epoch & 1) {
 		atomic_store(&s->mine.shm->fin, s->ep->tx_head + 1);
-		/* C4: stored before the look; pairs with xvm_rx_cut(). */
+		/* C4: stored before the look; pairs with xvm_cut_rx(). */
 		atomic_thread_fence(memory_order_seq_cst);
 		if (xvm_cut_by_peer(s))
 			leave_locked(s, fd, XVM_R_PEER_LEFT);
@@ -584,7 +510,7 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd)
 		return true;
 	/* C4: rx_closed was stored, and a fence, before. */
 	if ((s->ep->tx_epoch & 1) && xvm_cut_by_peer(s))
-		recall_locked(s, fd);
+		xvm_cut_recall_locked(s, fd);
 	do {
 		uint64_t before = s->ep->tx_tcp_put;
 

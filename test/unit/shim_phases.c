@@ -359,10 +359,10 @@ Test(phases, cut_resends_what_was_not_taken)
 	take(10, 0);
 	cr_assert_eq(put(3000), 3000);
 	cr_assert_eq(take(1000, 0), 1000);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS, "the sender has not looked yet");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS, "the sender has not looked yet");
 	cr_assert_eq(take_raw(), -1);
 	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), 0);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), 0);
 	cr_assert_eq(put(500), 500);
 	cr_assert(!on_ring());
 	while (got < sent)
@@ -382,10 +382,10 @@ Test(phases, cut_is_no_business_of_a_sender_that_has_left)
 	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
 	put(300);
 	settle();
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EBUSY);
 	while (got < sent)
 		cr_assert_gt(take(100, 0), 0);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0, "it has come to TCP by itself");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), 0, "it has come to TCP by itself");
 }
 
 Test(phases, cut_after_the_end)
@@ -396,7 +396,7 @@ Test(phases, cut_after_the_end)
 	cr_assert(xvm_tx_shutdown(s[0], fd[0]));
 	shutdown(fd[0], SHUT_WR);
 	settle();
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY, "nobody can resend");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EBUSY, "nobody can resend");
 }
 
 Test(phases, cut_before_the_end)
@@ -404,7 +404,7 @@ Test(phases, cut_before_the_end)
 	enter();
 	take(10, 0);
 	put(300);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS);
 	if (xvm_tx_shutdown(s[0], fd[0]))
 		shutdown(fd[0], SHUT_WR);
 	settle();
@@ -428,7 +428,7 @@ Test(phases, cut_with_more_than_the_kernel_takes, .init = make_big)
 	take(10, 0);
 	for (int i = 0; i < 50; i++)
 		cr_assert_eq(put(20000), 20000);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS);
 	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), -EAGAIN);
 	cr_assert(xvm_tx_owes(s[0]));
 	cr_assert_eq(put(1), -EAGAIN, "not before what is owed");
@@ -461,7 +461,7 @@ Test(phases, random_cut)
 			x ^= x >> 17;
 			x ^= x << 5;
 			if (step >= at && !raw) {
-				r = xvm_rx_cut(s[1], fd[1]);
+				r = xvm_cut_rx(s[1], fd[1]);
 				raw = r == 0 || r == -EINPROGRESS;
 				cut += raw;
 				busy += r == -EBUSY;
