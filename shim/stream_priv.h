@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the parts of the two directions have in common: rx.c, tx.c, pads.c and cut.c. Everything
- * named *_locked runs under the direction's lock, and never waits.
+ * What the parts of the two directions have in common: rx.c, rx_ready.c, tx.c, pads.c and cut.c.
+ * Everything named *_locked runs under the direction's lock, and never waits.
  */
 #ifndef XVM_SHIM_STREAM_PRIV_H
 #define XVM_SHIM_STREAM_PRIV_H
@@ -64,6 +64,8 @@ int xvm_cut_resend_locked(struct xvm_sock *s, int fd);
 
 /* First of all under the lock: what a holder that was killed has left behind is put in order. */
 void xvm_rx_recount_locked(struct xvm_sock *s, int fd);
+/* R1, if it may be now. */
+void xvm_rx_consent_locked(struct xvm_sock *s, int fd);
 /*
  * Pass the boundaries that have been reached (R2, R4). What is there then: bytes of the ring in
  * *avail, or (0) nothing that shared memory knows of. Negative: broken, or -EAGAIN: a cut that is

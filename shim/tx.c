@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The sending direction: enter (S1), leave (S3), pads (S4), publishing (S5), the end (S6), and
- * noticing that nobody is there (S7). Everything named *_locked runs under ep->tx_lock and
- * never waits.
+ * The sending direction: enter (S1), leave (S3), publishing (S5), the end (S6), and noticing that
+ * nobody is there (S7). Everything named *_locked runs under ep->tx_lock and never waits.
  */
 #define XVM_REAL_IS_QUIET
 #include "shim/epoll.h"
