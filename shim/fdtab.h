@@ -29,6 +29,7 @@ struct xvm_file {
 #define XVM_FD_MAX (1 << 20)
 
 extern _Atomic(struct xvm_file *) *xvm_fdtab; /* XVM_FD_MAX entries, lazily backed */
+extern _Atomic int xvm_fdtab_hi;	      /* no entry from here on has ever been set */
 
 static inline struct xvm_file *xvm_fdtab_peek(int fd)
 {

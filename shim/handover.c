@@ -78,15 +78,10 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why)
  * its copies of the descriptors that the table, its parent's, knows. */
 static struct xvm_sock *by_cookie(int fd)
 {
-	extern _Atomic int xvm_fdtab_hi;
-	int hi = atomic_load(&xvm_fdtab_hi);
 	uint64_t cookie = xvm_cookie(fd);
+	struct xvm_sock *s;
 
-	for (int other = 0; other < hi; other++) {
-		struct xvm_sock *s = xvm_sock_get(other);
-
-		if (!s)
-			continue;
+	for (int other = 0; (s = xvm_sock_next(&other)); other++) {
 		if (xvm_sock_on(s) && s->cookie == cookie)
 			return s;
 		xvm_sock_put(s);
@@ -96,7 +91,6 @@ static struct xvm_sock *by_cookie(int fd)
 
 void xvm_hand_over_inherited(enum xvm_reason why, bool holder)
 {
-	extern _Atomic int xvm_fdtab_hi;
 	int hi = atomic_load(&xvm_fdtab_hi);
 	uint64_t end = xvm_now_ns() + LEAVE_NS; /* for all of them together */
 

@@ -14,8 +14,6 @@
 #include "shim/stream.h"
 #include "transport/sys.h"
 
-extern _Atomic int xvm_fdtab_hi;
-
 static bool is_own(int fd)
 {
 	struct xvm_file *f = xvm_fdtab_peek(fd);
@@ -28,7 +26,7 @@ static void forget(int fd)
 {
 	if (!xvm_fdtab_peek(fd))
 		return;
-	xvm_sock_closing(fd);
+	xvm_ending_close(fd);
 	xvm_fdtab_clear(fd);
 }
 

@@ -90,7 +90,7 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 
 static void before_fork(void)
 {
-	xvm_sock_forking();
+	xvm_holders_forking();
 }
 
 static void in_child(void)
@@ -101,7 +101,7 @@ static void in_child(void)
 	xvm_lock_tid(); /* now: a sandbox may forbid it later */
 	xvm_link_forked();
 	xvm_waker_forked();
-	xvm_sock_forked();
+	xvm_holders_forked();
 	xvm_epoll_forked();
 }
 
@@ -113,7 +113,7 @@ XVM_WRAP pid_t fork(void)
 	if (pid < 0 && xvm_fdtab) {
 		int e = errno;
 
-		xvm_sock_fork_failed();
+		xvm_holders_fork_failed();
 		errno = e;
 	}
 	return pid;
@@ -277,7 +277,6 @@ __attribute__((constructor)) static void start(void)
 /* The new program image knows nothing of a ring. It may be the image of a vfork's child. */
 static void before_exec(void)
 {
-	extern _Atomic int xvm_fdtab_hi;
 	int hi = atomic_load(&xvm_fdtab_hi);
 
 	if (!xvm_fdtab)
@@ -287,7 +286,7 @@ static void before_exec(void)
 	if (xvm_in_vfork())
 		return;
 	for (int fd = 0; fd < hi; fd++)
-		xvm_sock_exec(fd);
+		xvm_holders_exec(fd);
 }
 
 static int failed_exec(int r)
@@ -475,7 +474,7 @@ __attribute__((destructor)) static void finish(void)
 {
 	if (!xvm_arena)
 		return;
-	xvm_sock_exiting();
+	xvm_ending_exit();
 	if (xvm_conf.log < 3)
 		return;
 #define X(name) xvm_log(3, #name " %lu\n", (unsigned long)atomic_load(&xvm_arena->n_##name));

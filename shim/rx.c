@@ -48,7 +48,7 @@ void xvm_rx_consent_locked(struct xvm_sock *s, int fd)
 	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
 	    (atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
 		return;
-	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
+	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_holders_unmapped(ep))
 		return;
 	if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
 		r = xvm_position_rx(fd, &pos);

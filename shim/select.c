@@ -20,8 +20,6 @@
 #define STACK_WORDS 32
 #define WORD_BITS (8 * (int)sizeof(unsigned long))
 
-extern _Atomic int xvm_fdtab_hi;
-
 struct sets {
 	unsigned long *word[3]; /* in, out, ex: as the kernel sees them, of any length; or NULL */
 	int n;			/* descriptors below this */

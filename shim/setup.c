@@ -34,7 +34,7 @@ XVM_WRAP int connect(int fd, const struct sockaddr *sa, socklen_t len)
 	struct xvm_sock *s;
 
 	if (r == 0 && sa && sa->sa_family == AF_UNSPEC && xvm_fdtab_peek(fd)) {
-		xvm_sock_closing(fd); /* dissolved: as good as closed */
+		xvm_ending_close(fd); /* dissolved: as good as closed */
 		xvm_fdtab_clear(fd);
 		return r;
 	}

@@ -117,7 +117,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 		return false;
 	if (atomic_load(&ep->ksend))
 		return false;
-	if (xvm_sock_unmapped(ep)) {
+	if (xvm_holders_unmapped(ep)) {
 		atomic_store(&ep->reason, XVM_R_SHARED);
 		return false;
 	}

@@ -160,7 +160,7 @@ static void add_sock(struct pset *p, struct slot *sl, struct xvm_sock *s)
 	sl->s = s;
 	sl->on = xvm_sock_on(s);
 	if (!sl->on && (sl->want & XVM_EP_IN)) {
-		/* R1: counted before the look; pairs with xvm_sock_paired(). */
+		/* R1: counted before the look; pairs with xvm_offer_paired(). */
 		atomic_fetch_add(&s->ep->krecv, 1);
 		sl->on = atomic_load(&s->paired);
 		if (sl->on)

@@ -54,7 +54,7 @@ static void make(void)
 		struct xvm_half peer;
 		int err = xvm_half_open(&peer, half[!i]);
 
-		xvm_sock_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
+		xvm_offer_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
 	}
 	for (int i = 0; i < 2; i++) {
 		cr_assert(xvm_sock_on(s[i]));
@@ -498,7 +498,7 @@ Test(phases, random_cut)
 		cr_assert_eq(got, sent);
 		for (int i = 0; i < 2; i++) {
 			xvm_sock_put(s[i]);
-			xvm_sock_closing(fd[i]);
+			xvm_ending_close(fd[i]);
 			xvm_fdtab_clear(fd[i]);
 			close(fd[i]);
 		}

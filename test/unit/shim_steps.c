@@ -66,7 +66,7 @@ static void make(void)
 		struct xvm_half peer;
 		int err = xvm_half_open(&peer, half[!i]);
 
-		xvm_sock_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
+		xvm_offer_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
 	}
 	for (int i = 0; i < 2; i++)
 		close(half[i]);
