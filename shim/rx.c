@@ -16,17 +16,13 @@
  * The holder of the lock may have been killed between the kernel's receive and our count of it:
  * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
  */
-void xvm_rx_recount_locked(struct xvm_sock *s, int fd)
+void xvm_rx_inherit_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t pos, over;
 	int r;
 
-	/* What it had not published has not happened. */
-	ep->rx_tail = atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
-	if (!ep->rx_busy)
-		return;
 	ep->rx_epoch = atomic_load(&s->mine.shm->reached);
 	r = xvm_position_rx(fd, &pos);
 	if (r == 0 || r == -ENOTCONN)

@@ -62,8 +62,15 @@ int xvm_cut_resend_locked(struct xvm_sock *s, int fd);
 
 /* ---- rx.c --------------------------------------------------------------- */
 
-/* First of all under the lock: what a holder that was killed has left behind is put in order. */
-void xvm_rx_recount_locked(struct xvm_sock *s, int fd);
+/* First of all under the lock: what a holder that was killed has left behind is put in order. What
+ * it had not published has not happened. */
+void xvm_rx_inherit_locked(struct xvm_sock *s, int fd);
+static inline void xvm_rx_recount_locked(struct xvm_sock *s, int fd)
+{
+	s->ep->rx_tail = atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
+	if (__builtin_expect(s->ep->rx_busy, 0))
+		xvm_rx_inherit_locked(s, fd);
+}
 /* R1, if it may be now. */
 void xvm_rx_consent_locked(struct xvm_sock *s, int fd);
 /*
@@ -80,7 +87,13 @@ void xvm_rx_error_locked(struct xvm_sock *s, int err);
 /* ---- tx.c --------------------------------------------------------------- */
 
 /* As xvm_rx_recount_locked(). */
-void xvm_tx_recount_locked(struct xvm_sock *s, int fd);
+void xvm_tx_inherit_locked(struct xvm_sock *s, int fd);
+static inline void xvm_tx_recount_locked(struct xvm_sock *s, int fd)
+{
+	s->ep->tx_head = atomic_load_explicit(&s->mine.shm->head, memory_order_relaxed);
+	if (__builtin_expect(s->ep->tx_busy, 0))
+		xvm_tx_inherit_locked(s, fd);
+}
 
 /* ---- pads.c ------------------------------------------------------------- */
 

@@ -144,17 +144,13 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	return true;
 }
 
-void xvm_tx_recount_locked(struct xvm_sock *s, int fd)
+void xvm_tx_inherit_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *m = s->mine.shm;
 	uint64_t pos;
 	int r = -EAGAIN;
 
-	/* What it had not published has not happened. */
-	ep->tx_head = atomic_load_explicit(&m->head, memory_order_relaxed);
-	if (!ep->tx_busy)
-		return;
 	ep->tx_epoch = atomic_load(&m->epoch);
 	if (ep->tx_epoch & 1)
 		ep->tx_owed = XVM_OWED_NOTHING; /* killed before the leave was published */
