@@ -110,12 +110,12 @@ void xvm_ending_exit(void)
 	struct xvm_sock *s;
 
 	for (int fd = 0; (s = xvm_sock_next(&fd)); fd++) {
-		if (xvm_sock_on(s)) {
+		/* Where others hold it too, all this is theirs. */
+		if (xvm_sock_on(s) && !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&
+		    !xvm_holders_other(s->ep, false)) {
 			bool unread = xvm_pads_tidy(s, fd);
 
-			if (!xvm_holders_other(s->ep, false) &&
-			    !(atomic_load(&s->ep->flags) & XVM_EPF_GIVEN) &&
-			    (!xvm_tx_finish(s, fd) || unread))
+			if (!xvm_tx_finish(s, fd) || unread)
 				xvm_ending_reset(fd);
 		}
 		xvm_sock_put(s);

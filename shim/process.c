@@ -469,6 +469,27 @@ XVM_WRAP int prctl(int op, ...)
 	return REAL(prctl)(op, a, b, c, d);
 }
 
+/* What is left to do for the peers of a process that ends by itself. */
+static void last_words(void)
+{
+	if (xvm_arena && !xvm_in_vfork())
+		xvm_ending_exit();
+}
+
+XVM_WRAP void _exit(int status)
+{
+	last_words();
+	REAL(_exit)(status);
+	__builtin_unreachable();
+}
+
+XVM_WRAP void _Exit(int status)
+{
+	last_words();
+	REAL(_Exit)(status);
+	__builtin_unreachable();
+}
+
 /* At the end; with XVM_LOG=3 also the counters of this process and its forks. */
 __attribute__((destructor)) static void finish(void)
 {

@@ -136,7 +136,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 
 /* fd is about to leave this process's table. Does what must precede the kernel's close. */
 void xvm_ending_close(int fd);
-/* exit(): pads that are left unread would make the kernel reset the connections. */
+/* exit(), _exit(): pads that are left unread would make the kernel reset the connections. */
 void xvm_ending_exit(void);
 /* One of our own descriptors has another number. */
 void xvm_ending_vacated(int fd, int to);

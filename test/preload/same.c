@@ -2,6 +2,8 @@
 /* What the scenes have in common. */
 #include "test/preload/same.h"
 
+#include "test/preload/warm.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -74,13 +76,8 @@ void join(int *a, int *b)
 
 void warm(int a, int b)
 {
-	for (int i = 0; i < 40; i++) {
-		if (write(a, "ping", 4) != 4 || read(b, buf, 4) != 4 || write(b, "pong", 4) != 4 ||
-		    read(a, buf, 4) != 4)
-			die("warm up");
-		if (i == 10 || i == 20)
-			nap(30); /* for the daemon's answer */
-	}
+	if (!warm_up(a, b))
+		die("warm up");
 }
 
 void pair(int *a, int *b)

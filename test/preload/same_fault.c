@@ -26,6 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "test/preload/warm.h"
+
 /* What libc advises against is what is tried here. */
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 extern __typeof__(signal) bsd_signal;
@@ -85,6 +87,8 @@ static void pair(void)
 		if (send(a, buf, 100, 0) != 100 || recv(a, buf, 100, MSG_WAITALL) != 100)
 			die("ping");
 	pthread_join(t, NULL);
+	if (!warm_up(a, b))
+		die("warm up");
 }
 
 /* Wrong pointers both ways, and every byte all the same. */

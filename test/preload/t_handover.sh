@@ -6,7 +6,7 @@
 
 P=$B/test/preload/handover
 
-for writer in drained recv level edge send poll busy close exit; do
+for writer in drained recv level edge send poll busy close exit _exit; do
 	step "$writer"
 	for how in exec0 exec fork vfork spawn spawn0 popen message file; do
 		timeout 60 "$P" $how $writer || fail "$how, $writer fails on plain TCP"
