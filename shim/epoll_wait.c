@@ -518,11 +518,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	n = wait_in(&w, ns);
 	xvm_epset_put(w.e);
 out:
-	if (n < 0) {
-		errno = -n;
-		return -1;
-	}
-	return n;
+	return (int)xvm_result(n);
 }
 
 static bool straight(int epfd, const struct epoll_event *evs, int max)

@@ -322,17 +322,14 @@ XVM_WRAP int execvpe(const char *file, char *const argv[], char *const envp[])
 	return failed_exec(REAL(execvpe)(file, argv, envp));
 }
 
-/* libc's own would not come by the wrapper of execve(). On the stack, as a vfork's child may not
- * allocate. */
-#define COUNT_ARGS(n, first)                                                                       \
-	do {                                                                                       \
-		va_list ap_;                                                                       \
-                                                                                                   \
-		va_start(ap_, first);                                                              \
-		for (n = 1; va_arg(ap_, char *); n++)                                              \
-			;                                                                          \
-		va_end(ap_);                                                                       \
-	} while (0)
+static size_t count_args(va_list *ap)
+{
+	size_t n = 1;
+
+	while (va_arg(*ap, char *))
+		n++;
+	return n;
+}
 
 static void take_args(char **argv, size_t n, const char *first, va_list *ap)
 {
@@ -341,30 +338,32 @@ static void take_args(char **argv, size_t n, const char *first, va_list *ap)
 		argv[i] = va_arg(*ap, char *); /* the last one is NULL */
 }
 
+/*
+ * Declares argv, of the function's own arguments from first on, and ap, which has come behind them.
+ * On the stack, as a vfork's child may not allocate. libc's own functions would not come by the
+ * wrapper of execve().
+ */
+#define EXEC_ARGS(argv, ap, first)                                                                 \
+	va_list ap;                                                                                \
+	size_t ap##_n;                                                                             \
+                                                                                                   \
+	va_start(ap, first);                                                                       \
+	ap##_n = count_args(&ap);                                                                  \
+	va_end(ap);                                                                                \
+	char *argv[ap##_n + 1];                                                                    \
+	va_start(ap, first);                                                                       \
+	take_args(argv, ap##_n, first, &ap)
+
 XVM_WRAP int execl(const char *path, const char *arg, ...)
 {
-	va_list ap;
-	size_t n;
-
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	va_end(ap);
 	return execv(path, argv);
 }
 
 XVM_WRAP int execlp(const char *file, const char *arg, ...)
 {
-	va_list ap;
-	size_t n;
-
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	va_end(ap);
 	return execvp(file, argv);
 }
@@ -372,14 +371,8 @@ XVM_WRAP int execlp(const char *file, const char *arg, ...)
 XVM_WRAP int execle(const char *path, const char *arg, ...)
 {
 	char *const *envp;
-	va_list ap;
-	size_t n;
 
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	envp = va_arg(ap, char *const *);
 	va_end(ap);
 	return execve(path, argv, envp);

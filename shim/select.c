@@ -271,14 +271,6 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 	return true;
 }
 
-static int result(int r)
-{
-	if (r >= 0)
-		return r;
-	errno = -r;
-	return -1;
-}
-
 XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
 {
 	uint64_t start, gone;
@@ -298,7 +290,7 @@ XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *
 		tv->tv_sec = (time_t)(ns / 1000000000);
 		tv->tv_usec = (suseconds_t)(ns % 1000000000 / 1000);
 	}
-	return result(r);
+	return (int)xvm_result(r);
 }
 
 XVM_WRAP int __select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
@@ -315,5 +307,5 @@ XVM_WRAP int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct ti
 
 	if (!xvm_wait_ns(ts, &ns) || !ours(n, in, out, ex, ns, mask, &start, &r))
 		return REAL(pselect)(n, in, out, ex, ts, mask);
-	return result(r);
+	return (int)xvm_result(r);
 }
