@@ -15,7 +15,7 @@
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
 static struct xvm_pool regs = XVM_POOL(struct xvm_reg, link, 1 << 18);
 
-/* All sockets' lists of records. Held for a few instructions, none of them a call into sock.c. */
+/* All sockets' lists of records. Held for a few instructions, none of which takes another lock. */
 static struct xvm_shm_lock lists;
 static _Atomic uint32_t missed; /* a signal handler could not take it */
 static _Atomic int kick_fd;	/* 1 + an eventfd that is always readable */

@@ -53,7 +53,7 @@ void xvm_fdtab_dup(int from, int to);
 
 int xvm_fdtab_init(void);
 
-/* By kind, what the last put does: implemented by sock.c and epoll.c. */
+/* By kind, what the last put does: implemented by sock.c and epset.c. */
 void xvm_sock_dispose(struct xvm_file *f);
 void xvm_epoll_dispose(struct xvm_file *f);
 

@@ -295,7 +295,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 	xvm_holders_mapped(ep);
 	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
 	atomic_store(&s->mine.shm->have_wakers, atomic_load(&proc->mask));
-	/* R1: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
+	/* R1, S2: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
 	atomic_store(&ep->state, XVM_EP_PAIRED);
 	atomic_store(&s->paired, 1);
 	XVM_COUNT(paired);

@@ -88,8 +88,8 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 {
 	uint32_t mask = interest & ~(uint32_t)(OUT_BITS | IN_BITS);
 
-	/* Pads come as input, also to one that waits for room only; but where input is not pads,
-	 * and he does not want it, it would wake him for ever. */
+	/* W3: pads come as input, also to one that waits for room only; but where input is not
+	 * pads, and he does not want it, it would wake him for ever. */
 	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
 		mask |= EPOLLIN;
 	if (((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1)) ||

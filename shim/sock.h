@@ -36,9 +36,9 @@ struct xvm_sock {
 	uint64_t cookie;       /* SO_COOKIE, once paired */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 
-	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */
+	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
-	_Atomic(struct xvm_reg *) regs;	       /* epoll.c: registrations of this socket */
+	_Atomic(struct xvm_reg *) regs;	       /* epset.c: registrations of this socket */
 };
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
@@ -134,7 +134,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 
 /* ---- ending.c ------------------------------------------------------------ */
 
-/* fd is about to leave this process's table. Does what must precede the kernel's close. */
+/* fd is about to leave this process's table. Does what must precede the kernel's close (S6). */
 void xvm_ending_close(int fd);
 /* exit(), _exit(): pads that are left unread would make the kernel reset the connections. */
 void xvm_ending_exit(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two directions of a paired socket: rx.c and tx.c. PROTOCOL.md has the rules. */
+/* The two directions of a paired socket: rx.c, tx.c, pads.c and cut.c. PROTOCOL.md has the rules.
+ */
 #ifndef XVM_SHIM_STREAM_H
 #define XVM_SHIM_STREAM_H
 
@@ -88,12 +89,12 @@ static inline uint64_t xvm_tx_resend(const struct xvm_shm_ep *ep)
 {
 	return *(volatile uint64_t *)&ep->tx_resend + *(volatile uint64_t *)&ep->tx_tcp_put;
 }
-/* shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later, when
- * what is owed has been sent. */
+/* S6: shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later,
+ * when what is owed has been sent. */
 bool xvm_tx_shutdown(struct xvm_sock *s, int fd);
 /* Can the peer wake us for room by pad (W4)? */
 bool xvm_tx_pad_wakes(struct xvm_sock *s);
-/* Wake the peer that sleeps by word. locked: tx_lock is held. */
+/* Rule W2: wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
 /* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none.

@@ -57,7 +57,7 @@ int xvm_cut_decide_locked(struct xvm_sock *s, int fd);
 
 /* C2. Also from the window between the epoch of a leave and its pad. */
 int xvm_cut_recall_locked(struct xvm_sock *s, int fd);
-/* The ring's bytes that were recalled. 0: there are none left, and nothing is owed. */
+/* C2: the ring's bytes that were recalled. 0: there are none left, and nothing is owed. */
 int xvm_cut_resend_locked(struct xvm_sock *s, int fd);
 
 /* ---- rx.c --------------------------------------------------------------- */
@@ -80,8 +80,9 @@ void xvm_rx_consent_locked(struct xvm_sock *s, int fd);
  */
 int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail);
 void xvm_rx_reach_locked(struct xvm_sock *s, uint64_t epoch);
-/* R5: the kernel, or fin, has told of the end, or of an error (above 0). */
+/* R5: the kernel, or fin, has told of the end. */
 void xvm_rx_eof_locked(struct xvm_sock *s);
+/* R5: the kernel has told of an error (above 0). */
 void xvm_rx_error_locked(struct xvm_sock *s, int err);
 
 /* ---- tx.c --------------------------------------------------------------- */

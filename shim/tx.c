@@ -40,7 +40,8 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 	return 0;
 }
 
-/* What goes to the kernel before anything else. 0 if nothing is left of it. */
+/* What goes to the kernel before anything else: the pad of a leave (S3), or what was recalled (C2).
+ * 0 if nothing is left of it. */
 static int owed_locked(struct xvm_sock *s, int fd)
 {
 	int r;
@@ -59,6 +60,7 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	return xvm_cut_resend_locked(s, fd);
 }
 
+/* S3, if it may be now; or C2, where R has cut. -EAGAIN: not yet, or something is still owed. */
 static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -95,6 +97,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	return 0;
 }
 
+/* S1, if it may be now. */
 static bool enter_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
