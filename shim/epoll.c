@@ -218,11 +218,7 @@ XVM_WRAP int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 		copy = *ev;
 	err = ctl(e, epfd, op, fd, op == EPOLL_CTL_DEL ? NULL : &copy);
 	xvm_epset_put(e);
-	if (err < 0) {
-		errno = (int)-err;
-		return -1;
-	}
-	return 0;
+	return (int)xvm_result(err);
 }
 
 XVM_WRAP int epoll_create1(int flags)

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What epoll.c tells the rest, and what the rest tells epoll.c. The wrappers of poll, select
- * and epoll themselves are in wait.c and epoll.c. */
+/* What sockets tell waits (epset.c, wait.c), and what waits tell the rest. */
 #ifndef XVM_SHIM_EPOLL_H
 #define XVM_SHIM_EPOLL_H
 
@@ -8,8 +7,8 @@
 
 /* s was paired, or its sending direction has entered or left, or an event came to be by a call of
  * ours that the kernel will not report. Registrations look again; sleepers in an epoll that
- * holds s are woken. Called with the direction's lock held: takes no lock that is held around
- * calls into sock.c, and does no more than mark and ring. */
+ * holds s are woken. Called with the direction's lock held: takes no lock within which a
+ * direction's is taken, and does no more than mark and ring. */
 void xvm_epoll_changed(struct xvm_sock *s);
 
 /* fd leaves this process's table (close, dup2 over it, ...); s is what it was. Called before the

@@ -342,14 +342,10 @@ static int sleep_once(struct wait *w, int64_t ns, int bound)
 /* The records make no sense to a child that was forked in the middle of a change. */
 static int give_up(struct wait *w, int64_t ns)
 {
-	extern _Atomic int xvm_fdtab_hi;
-	int n, out = 0, hi = atomic_load(&xvm_fdtab_hi);
+	struct xvm_sock *s;
+	int n, out = 0;
 
-	for (int fd = 0; fd < hi && w->e->broken; fd++) {
-		struct xvm_sock *s = xvm_sock_get(fd);
-
-		if (!s)
-			continue;
+	for (int fd = 0; w->e->broken && (s = xvm_sock_next(&fd)); fd++) {
 		xvm_sock_never(s, XVM_R_SHARED);
 		xvm_sock_put(s);
 	}
@@ -522,11 +518,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	n = wait_in(&w, ns);
 	xvm_epset_put(w.e);
 out:
-	if (n < 0) {
-		errno = -n;
-		return -1;
-	}
-	return n;
+	return (int)xvm_result(n);
 }
 
 static bool straight(int epfd, const struct epoll_event *evs, int max)

@@ -15,7 +15,7 @@
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
 static struct xvm_pool regs = XVM_POOL(struct xvm_reg, link, 1 << 18);
 
-/* All sockets' lists of records. Held for a few instructions, none of them a call into sock.c. */
+/* All sockets' lists of records. Held for a few instructions, none of which takes another lock. */
 static struct xvm_shm_lock lists;
 static _Atomic uint32_t missed; /* a signal handler could not take it */
 static _Atomic int kick_fd;	/* 1 + an eventfd that is always readable */
@@ -461,7 +461,7 @@ static void grow(struct xvm_epoll *e)
 
 	p = xvm_sys(SYS_mmap, 0, table_bytes(mask), PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p <= 0 && p >= -4095)
+	if (xvm_sys_failed(p))
 		return;
 	e->mask = mask;
 	e->by_fd = (struct xvm_reg **)p;

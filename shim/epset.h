@@ -4,7 +4,7 @@
  * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
  *
  * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
- * ones; a direction's lock (sock.c); the lock of all sockets' lists of records (epset.c).
+ * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epset.c).
  * xvm_epoll_changed() comes with a direction's lock held, so it takes only the last, and leaves its
  * word on the epoll's stack of changes, where the holder of the epoll's lock finds it.
  */

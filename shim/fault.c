@@ -371,28 +371,30 @@ XVM_WRAP simple_fn sigset(int sig, simple_fn fn)
 	return r;
 }
 
-XVM_WRAP int sigignore(int sig)
+/* libc has changed what is done with sig. */
+static void retake(int sig)
 {
-	int r = REAL(sigignore)(sig);
 	struct held h;
 
 	if (!concerns(sig))
-		return r;
+		return;
 	hold(&h);
 	take(sig);
 	release(&h);
+}
+
+XVM_WRAP int sigignore(int sig)
+{
+	int r = REAL(sigignore)(sig);
+
+	retake(sig);
 	return r;
 }
 
 XVM_WRAP int siginterrupt(int sig, int on)
 {
 	int r = REAL(siginterrupt)(sig, on);
-	struct held h;
 
-	if (!concerns(sig))
-		return r;
-	hold(&h);
-	take(sig);
-	release(&h);
+	retake(sig);
 	return r;
 }

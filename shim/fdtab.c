@@ -19,7 +19,7 @@ int xvm_fdtab_init(void)
 		return 0;
 	r = xvm_sys6(SYS_mmap, 0, XVM_FD_MAX * sizeof(*xvm_fdtab), PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (r < 0 && r >= -4095)
+	if (xvm_sys_failed(r))
 		return (int)r;
 	xvm_fdtab = (void *)r;
 	return 0;

@@ -29,6 +29,7 @@ struct xvm_file {
 #define XVM_FD_MAX (1 << 20)
 
 extern _Atomic(struct xvm_file *) *xvm_fdtab; /* XVM_FD_MAX entries, lazily backed */
+extern _Atomic int xvm_fdtab_hi;	      /* no entry from here on has ever been set */
 
 static inline struct xvm_file *xvm_fdtab_peek(int fd)
 {
@@ -52,7 +53,7 @@ void xvm_fdtab_dup(int from, int to);
 
 int xvm_fdtab_init(void);
 
-/* By kind, what the last put does: implemented by sock.c and epoll.c. */
+/* By kind, what the last put does: implemented by sock.c and epset.c. */
 void xvm_sock_dispose(struct xvm_file *f);
 void xvm_epoll_dispose(struct xvm_file *f);
 

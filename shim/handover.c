@@ -33,7 +33,7 @@ static bool wake_both(struct xvm_sock *s, int fd)
 /* 0, -EAGAIN: not yet, or why it cannot be done. */
 static int try(struct xvm_sock *s, int fd, enum xvm_reason why, bool late)
 {
-	int rx = xvm_rx_cut(s, fd), tx = xvm_tx_leave(s, fd, why);
+	int rx = xvm_cut_rx(s, fd), tx = xvm_tx_leave(s, fd, why);
 	bool awake = wake_both(s, fd);
 
 	if (rx == -EINPROGRESS && awake && late)
@@ -78,15 +78,10 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why)
  * its copies of the descriptors that the table, its parent's, knows. */
 static struct xvm_sock *by_cookie(int fd)
 {
-	extern _Atomic int xvm_fdtab_hi;
-	int hi = atomic_load(&xvm_fdtab_hi);
 	uint64_t cookie = xvm_cookie(fd);
+	struct xvm_sock *s;
 
-	for (int other = 0; other < hi; other++) {
-		struct xvm_sock *s = xvm_sock_get(other);
-
-		if (!s)
-			continue;
+	for (int other = 0; (s = xvm_sock_next(&other)); other++) {
 		if (xvm_sock_on(s) && s->cookie == cookie)
 			return s;
 		xvm_sock_put(s);
@@ -96,7 +91,6 @@ static struct xvm_sock *by_cookie(int fd)
 
 void xvm_hand_over_inherited(enum xvm_reason why, bool holder)
 {
-	extern _Atomic int xvm_fdtab_hi;
 	int hi = atomic_load(&xvm_fdtab_hi);
 	uint64_t end = xvm_now_ns() + LEAVE_NS; /* for all of them together */
 

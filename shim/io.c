@@ -15,14 +15,6 @@
 /* Linux moves at most this many bytes in one call. */
 #define RW_MAX (INT_MAX & ~4095)
 
-static ssize_t result(ssize_t r)
-{
-	if (r >= 0)
-		return r;
-	errno = (int)-r;
-	return -1;
-}
-
 /* Is fd a socket that is tracked? Then this is a cancellation point, as the kernel's call would be,
  * while nothing is held yet. */
 static bool tracked(int fd)
@@ -45,9 +37,9 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 	s = tracked(fd) ? xvm_sock_get(fd) : NULL;
 	if (!s)
 		return NULL;
-	if (xvm_sock_on(s) || xvm_sock_engage(s, fd))
+	if (xvm_sock_on(s) || xvm_offer_engage(s, fd))
 		return s;
-	/* R1, S2: counted before the look; pairs with xvm_sock_paired(), which sets before it
+	/* R1, S2: counted before the look; pairs with xvm_offer_paired(), which sets before it
 	 * counts. */
 	count = rx ? &s->ep->krecv : &s->ep->ksend;
 	atomic_fetch_add(count, 1);
@@ -130,13 +122,13 @@ static ssize_t move(struct xvm_sock *s, int fd, bool rx, bool file, struct iovec
 	ssize_t r = measure(iov, n);
 
 	if (r < 0 || (r == 0 && file))
-		return result(r);
+		return xvm_result(r);
 	if (!rx && (flags & MSG_FASTOPEN)) /* refused, as there is a connection */
 		return REAL(send)(fd, "", 0, flags);
 	if (r > RW_MAX)
-		return result(move_cut(held, fd, rx, &io));
+		return xvm_result(move_cut(held, fd, rx, &io));
 	io.left = (size_t)r;
-	return result(rx ? xvm_rx(held, fd, &io) : xvm_tx(held, fd, &io));
+	return xvm_result(rx ? xvm_rx(held, fd, &io) : xvm_tx(held, fd, &io));
 }
 
 static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n, int flags)
@@ -149,7 +141,7 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 static ssize_t refuse(struct xvm_sock *s, int err)
 {
 	xvm_sock_put(s);
-	return result(err);
+	return xvm_result(err);
 }
 
 /* read() and write(): the kernel takes n for signed. */
@@ -272,7 +264,7 @@ XVM_WRAP ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockadd
 	if (r < 0 || !sa)
 		return r;
 	err = no_name(len);
-	return err < 0 ? result(err) : r;
+	return err < 0 ? xvm_result(err) : r;
 }
 
 XVM_WRAP ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
@@ -338,7 +330,7 @@ XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 
 	if (s) {
 		r = movemsg(s, fd, true, msg, &mh, flags);
-		return r >= 0 && give_back(msg, &mh) < 0 ? result(-EFAULT) : r;
+		return r >= 0 && give_back(msg, &mh) < 0 ? xvm_result(-EFAULT) : r;
 	}
 	if (counted.s)
 		return xvm_io_unclaim(&counted, REAL(recvmsg)(fd, msg, flags));

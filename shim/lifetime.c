@@ -14,8 +14,6 @@
 #include "shim/stream.h"
 #include "transport/sys.h"
 
-extern _Atomic int xvm_fdtab_hi;
-
 static bool is_own(int fd)
 {
 	struct xvm_file *f = xvm_fdtab_peek(fd);
@@ -28,7 +26,7 @@ static void forget(int fd)
 {
 	if (!xvm_fdtab_peek(fd))
 		return;
-	xvm_sock_closing(fd);
+	xvm_ending_close(fd);
 	xvm_fdtab_clear(fd);
 }
 
@@ -49,10 +47,8 @@ void xvm_fdtab_dup(int from, int to)
 XVM_WRAP int close(int fd)
 {
 	if (__builtin_expect(xvm_fdtab_peek(fd) != NULL, 0) && !xvm_in_vfork()) {
-		if (is_own(fd)) {
-			errno = EBADF;
-			return -1;
-		}
+		if (is_own(fd))
+			return (int)xvm_result(-EBADF);
 		forget(fd);
 	}
 	return REAL(close)(fd);
@@ -80,10 +76,8 @@ static int dup_over(int from, int to, int flags, bool three)
 	if ((!xvm_fdtab_peek(from) && !xvm_fdtab_peek(to)) || from == to || to < 0 ||
 	    (flags & ~O_CLOEXEC) || xvm_in_vfork() || REAL(fcntl)(from, F_GETFD) < 0)
 		return three ? REAL(dup3)(from, to, flags) : REAL(dup2)(from, to);
-	if (!xvm_fd_vacate(to)) {
-		errno = EBUSY;
-		return -1;
-	}
+	if (!xvm_fd_vacate(to))
+		return (int)xvm_result(-EBUSY);
 	if (to <= 2 && (s = xvm_sock_get(from))) {
 		xvm_hand_over(s, from, XVM_R_STDIO);
 		xvm_sock_put(s);

@@ -366,7 +366,7 @@ static void paired(const struct xvm_msg *m, int *fds)
 		p = NULL;
 	if (p)
 		atomic_fetch_add(&p->socks, 1);
-	xvm_sock_paired(m->slot, m->gen, m->arg, r, &half, p);
+	xvm_offer_paired(m->slot, m->gen, m->arg, r, &half, p);
 }
 
 static void handle(const struct xvm_msg *m, int *fds)
@@ -374,13 +374,13 @@ static void handle(const struct xvm_msg *m, int *fds)
 
 	switch (m->type) {
 	case XVM_MSG_SEEN:
-		xvm_sock_seen(m->slot, m->gen);
+		xvm_offer_seen(m->slot, m->gen);
 		break;
 	case XVM_MSG_PAIRED:
 		paired(m, fds);
 		break;
 	case XVM_MSG_REFUSED:
-		xvm_sock_refused(m->slot, m->gen, m->arg);
+		xvm_offer_refused(m->slot, m->gen, m->arg);
 		break;
 	case XVM_MSG_REGION:
 	case XVM_MSG_DOORBELL:
@@ -460,7 +460,7 @@ bool xvm_fd_vacate(int fd)
 		sock = to;
 	if (xvm_arena_fd == fd)
 		xvm_arena_fd = to;
-	xvm_sock_vacated(fd, to);
+	xvm_ending_vacated(fd, to);
 	for (int i = 0; i < XVM_WAKERS_MAX; i++) {
 		struct xvm_waker *w = atomic_load(&wakers[i]);
 

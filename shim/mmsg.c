@@ -8,17 +8,11 @@
 #include "shim/real.h"
 #include "shim/stream.h"
 
-static int fail(int err)
-{
-	errno = err;
-	return -1;
-}
-
 static int tell_len(struct mmsghdr *v, ssize_t r)
 {
 	unsigned n = (unsigned)r;
 
-	return xvm_user_copy(&v->msg_len, &n, sizeof(n)) < 0 ? fail(EFAULT) : 0;
+	return xvm_user_copy(&v->msg_len, &n, sizeof(n)) < 0 ? (int)xvm_result(-EFAULT) : 0;
 }
 
 /* The kernel tells of an error that came after some messages by the next call. */
@@ -58,9 +52,9 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 	xvm_sock_put(s);
 	if (ts) {
 		if (xvm_user_copy(&left, ts, sizeof(left)) < 0)
-			return fail(EFAULT);
+			return (int)xvm_result(-EFAULT);
 		if (left.tv_sec < 0 || left.tv_nsec < 0 || left.tv_nsec >= 1000000000)
-			return fail(EINVAL);
+			return (int)xvm_result(-EINVAL);
 		end = left.tv_sec < INT64_MAX / 2000000000
 			      ? xvm_now_ns() + (uint64_t)left.tv_sec * 1000000000 +
 					(uint64_t)left.tv_nsec
@@ -89,7 +83,7 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 		postpone(fd);
 	e = errno;
 	if (ts && i && xvm_user_copy(ts, &left, sizeof(left)) < 0)
-		return fail(EFAULT);
+		return (int)xvm_result(-EFAULT);
 	errno = e;
 	return i ? (int)i : r;
 }

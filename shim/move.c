@@ -22,16 +22,12 @@ static ssize_t send_file(int out, int in, off64_t *off, size_t n)
 	ssize_t done = 0, r, w;
 	off64_t pos;
 
-	if (off && xvm_user_copy(&pos, off, sizeof(pos)) < 0) {
-		errno = EFAULT;
-		return -1;
-	}
+	if (off && xvm_user_copy(&pos, off, sizeof(pos)) < 0)
+		return xvm_result(-EFAULT);
 	if (!off)
 		pos = lseek64(in, 0, SEEK_CUR);
-	if (pos < 0) {
-		errno = EINVAL;
-		return -1;
-	}
+	if (pos < 0)
+		return xvm_result(-EINVAL);
 	while ((size_t)done < n) {
 		size_t k = n - (size_t)done < CHUNK ? n - (size_t)done : CHUNK;
 
@@ -54,10 +50,8 @@ static ssize_t send_file(int out, int in, off64_t *off, size_t n)
 	pos += done;
 	if (!off)
 		lseek64(in, pos, SEEK_SET);
-	else if (xvm_user_copy(off, &pos, sizeof(pos)) < 0) {
-		errno = EFAULT;
-		return -1;
-	}
+	else if (xvm_user_copy(off, &pos, sizeof(pos)) < 0)
+		return xvm_result(-EFAULT);
 	return done;
 }
 
@@ -165,10 +159,8 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		n = s->mine.ring_size / 2;
 	xvm_sock_put(s);
 	pfd = (struct pollfd){.fd = in, .events = POLLIN};
-	if (dontwait && REAL(poll)(&pfd, 1, 0) == 0) {
-		errno = EAGAIN;
-		return -1;
-	}
+	if (dontwait && REAL(poll)(&pfd, 1, 0) == 0)
+		return xvm_result(-EAGAIN);
 	pfd = (struct pollfd){.fd = out, .events = POLLOUT};
 	r = poll(&pfd, 1, dontwait || (fcntl(out, F_GETFL) & O_NONBLOCK) ? 0 : -1);
 	if (r == 0)
@@ -228,9 +220,7 @@ XVM_WRAP int ioctl(int fd, unsigned long req, ...)
 	n = (int)xvm_rx_pending(s, fd);
 	r = xvm_user_copy(arg, &n, sizeof(n));
 	xvm_sock_put(s);
-	if (r < 0) {
-		errno = EFAULT;
-		return -1;
-	}
+	if (r < 0)
+		return xvm_result(-EFAULT);
 	return 0;
 }

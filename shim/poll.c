@@ -9,14 +9,6 @@
 #include "shim/real.h"
 #include "shim/wait.h"
 
-static int result(int r)
-{
-	if (r >= 0)
-		return r;
-	errno = -r;
-	return -1;
-}
-
 static int64_t ns_of_ms(int ms)
 {
 	return ms < 0 ? -1 : (int64_t)ms * 1000000;
@@ -49,7 +41,7 @@ static inline __attribute__((always_inline)) bool poll_ours(struct pollfd *fds, 
 	if (__builtin_expect(tracked == 0, 1))
 		return false;
 	pthread_testcancel(); /* a ring may answer without the kernel */
-	*r = result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
+	*r = (int)xvm_result(xvm_wait_set(fds, n, tracked, ns_of_ms(timeout), NULL, true));
 	return true;
 }
 
@@ -85,7 +77,7 @@ static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
 	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))
 		return false;
 	pthread_testcancel();
-	*r = result(xvm_wait_set(fds, n, tracked, ns, mask, false));
+	*r = (int)xvm_result(xvm_wait_set(fds, n, tracked, ns, mask, false));
 	return true;
 }
 

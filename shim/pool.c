@@ -21,7 +21,7 @@ static char *reserve(struct xvm_pool *p)
 		return base;
 	r = xvm_sys6(SYS_mmap, 0, (long)len, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (r < 0 && r >= -4095)
+	if (xvm_sys_failed(r))
 		return NULL;
 	if (!atomic_compare_exchange_strong(&p->base, &none, (char *)r)) {
 		xvm_sys6(SYS_munmap, r, (long)len, 0, 0, 0, 0);

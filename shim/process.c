@@ -91,7 +91,7 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 
 static void before_fork(void)
 {
-	xvm_sock_forking();
+	xvm_holders_forking();
 }
 
 static void in_child(void)
@@ -102,7 +102,7 @@ static void in_child(void)
 	xvm_lock_tid(); /* now: a sandbox may forbid it later */
 	xvm_link_forked();
 	xvm_waker_forked();
-	xvm_sock_forked();
+	xvm_holders_forked();
 	xvm_epoll_forked();
 }
 
@@ -114,7 +114,7 @@ XVM_WRAP pid_t fork(void)
 	if (pid < 0 && xvm_fdtab) {
 		int e = errno;
 
-		xvm_sock_fork_failed();
+		xvm_holders_fork_failed();
 		errno = e;
 	}
 	return pid;
@@ -282,7 +282,6 @@ __attribute__((constructor)) static void start(void)
 /* The new program image knows nothing of a ring. It may be the image of a vfork's child. */
 static void before_exec(void)
 {
-	extern _Atomic int xvm_fdtab_hi;
 	int hi = atomic_load(&xvm_fdtab_hi);
 
 	if (!xvm_fdtab)
@@ -292,7 +291,7 @@ static void before_exec(void)
 	if (xvm_in_vfork())
 		return;
 	for (int fd = 0; fd < hi; fd++)
-		xvm_sock_exec(fd);
+		xvm_holders_exec(fd);
 }
 
 static int failed_exec(int r)
@@ -328,17 +327,14 @@ XVM_WRAP int execvpe(const char *file, char *const argv[], char *const envp[])
 	return failed_exec(REAL(execvpe)(file, argv, envp));
 }
 
-/* libc's own would not come by the wrapper of execve(). On the stack, as a vfork's child may not
- * allocate. */
-#define COUNT_ARGS(n, first)                                                                       \
-	do {                                                                                       \
-		va_list ap_;                                                                       \
-                                                                                                   \
-		va_start(ap_, first);                                                              \
-		for (n = 1; va_arg(ap_, char *); n++)                                              \
-			;                                                                          \
-		va_end(ap_);                                                                       \
-	} while (0)
+static size_t count_args(va_list *ap)
+{
+	size_t n = 1;
+
+	while (va_arg(*ap, char *))
+		n++;
+	return n;
+}
 
 static void take_args(char **argv, size_t n, const char *first, va_list *ap)
 {
@@ -347,30 +343,32 @@ static void take_args(char **argv, size_t n, const char *first, va_list *ap)
 		argv[i] = va_arg(*ap, char *); /* the last one is NULL */
 }
 
+/*
+ * Declares argv, of the function's own arguments from first on, and ap, which has come behind them.
+ * On the stack, as a vfork's child may not allocate. libc's own functions would not come by the
+ * wrapper of execve().
+ */
+#define EXEC_ARGS(argv, ap, first)                                                                 \
+	va_list ap;                                                                                \
+	size_t ap##_n;                                                                             \
+                                                                                                   \
+	va_start(ap, first);                                                                       \
+	ap##_n = count_args(&ap);                                                                  \
+	va_end(ap);                                                                                \
+	char *argv[ap##_n + 1];                                                                    \
+	va_start(ap, first);                                                                       \
+	take_args(argv, ap##_n, first, &ap)
+
 XVM_WRAP int execl(const char *path, const char *arg, ...)
 {
-	va_list ap;
-	size_t n;
-
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	va_end(ap);
 	return execv(path, argv);
 }
 
 XVM_WRAP int execlp(const char *file, const char *arg, ...)
 {
-	va_list ap;
-	size_t n;
-
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	va_end(ap);
 	return execvp(file, argv);
 }
@@ -378,14 +376,8 @@ XVM_WRAP int execlp(const char *file, const char *arg, ...)
 XVM_WRAP int execle(const char *path, const char *arg, ...)
 {
 	char *const *envp;
-	va_list ap;
-	size_t n;
 
-	COUNT_ARGS(n, arg);
-	char *argv[n + 1];
-
-	va_start(ap, arg);
-	take_args(argv, n, arg, &ap);
+	EXEC_ARGS(argv, ap, arg);
 	envp = va_arg(ap, char *const *);
 	va_end(ap);
 	return execve(path, argv, envp);
@@ -479,7 +471,7 @@ XVM_WRAP int prctl(int op, ...)
 static void last_words(void)
 {
 	if (xvm_arena && !xvm_in_vfork())
-		xvm_sock_exiting();
+		xvm_ending_exit();
 }
 
 XVM_WRAP void _exit(int status)
@@ -501,7 +493,7 @@ __attribute__((destructor)) static void finish(void)
 {
 	if (!xvm_arena)
 		return;
-	xvm_sock_exiting();
+	xvm_ending_exit();
 	if (xvm_conf.log < 3)
 		return;
 #define X(name) xvm_log(3, #name " %lu\n", (unsigned long)atomic_load(&xvm_arena->n_##name));

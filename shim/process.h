@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The life of this process: start, forks, exec, sandboxes. process.c and init.c. */
+/* The life of this process: start, forks, exec, sandboxes. process.c. */
 #ifndef XVM_SHIM_PROCESS_H
 #define XVM_SHIM_PROCESS_H
 

@@ -8,9 +8,7 @@
 
 #include "shim/epoll.h"
 #include "shim/link.h"
-#include "shim/process.h"
-#include "shim/quiet.h"
-#include "shim/stream.h"
+#include "shim/stream_priv.h"
 #include "shim/waker.h"
 #include "transport/lock.h"
 
@@ -90,8 +88,8 @@ uint32_t xvm_sock_kmask(struct xvm_sock *s, uint32_t interest)
 {
 	uint32_t mask = interest & ~(uint32_t)(OUT_BITS | IN_BITS);
 
-	/* Pads come as input, also to one that waits for room only; but where input is not pads,
-	 * and he does not want it, it would wake him for ever. */
+	/* W3: pads come as input, also to one that waits for room only; but where input is not
+	 * pads, and he does not want it, it would wake him for ever. */
 	if ((interest & IN_BITS) || xvm_tx_pad_wakes(s))
 		mask |= EPOLLIN;
 	if (((interest & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1)) ||
@@ -202,9 +200,7 @@ int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker
 	atomic_store_explicit(&m->cpu, (uint32_t)sched_getcpu() + 1, memory_order_relaxed);
 	/* W1: the word is out before we look again; pairs with the fences of W2. */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (__builtin_expect(atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ==
-				     XVM_CONSENT_CUT,
-			     0))
+	if (__builtin_expect(xvm_cut_by_peer(s), 0))
 		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT); /* C2 */
 	return bound;
 }

@@ -18,13 +18,7 @@ static _Atomic int resolving;
 #define XVM_CALL(name, nr)                                                                         \
 	static long raw_##name(long a, long b, long c, long d, long e, long f)                     \
 	{                                                                                          \
-		long r = nr < 0 ? -ENOSYS : xvm_sys6(nr, a, b, c, d, e, f);                        \
-                                                                                                   \
-		if (r >= -4095 && r < 0) {                                                         \
-			errno = (int)-r;                                                           \
-			return -1;                                                                 \
-		}                                                                                  \
-		return r;                                                                          \
+		return xvm_result(nr < 0 ? -ENOSYS : xvm_sys6(nr, a, b, c, d, e, f));              \
 	}
 #include "shim/calls.def"
 #undef XVM_CALL

@@ -7,6 +7,7 @@
 #define XVM_SHIM_REAL_H
 
 #include "shim/libc.h"
+#include "transport/sys.h"
 
 /* Libc advises against some of them, but programs use them. */
 #pragma GCC diagnostic push
@@ -27,6 +28,15 @@ void *xvm_real_find(unsigned row);
 		 ? xvm_real.name                                                                   \
 		 : (__typeof__(name) *)xvm_real_find(offsetof(struct xvm_real, name) /             \
 						     sizeof(void *)))
+
+/* On the way back to the application: r, or -1 and errno where r is a negative errno. */
+static inline long xvm_result(long r)
+{
+	if (!xvm_sys_failed(r))
+		return r;
+	errno = (int)-r;
+	return -1;
+}
 
 /* Marks a wrapper: exported, and checked against the table at build time. */
 #define XVM_WRAP __attribute__((visibility("default")))

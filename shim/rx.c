@@ -5,75 +5,26 @@
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
 #define XVM_REAL_IS_QUIET
-#include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
-
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
-#include "shim/process.h"
-#include "shim/quiet.h"
-#include "shim/stream.h"
+#include "shim/position.h"
+#include "shim/stream_priv.h"
 #include "transport/lock.h"
-
-#define PADS_MAX 64 /* receives of pads in a row */
-
-enum { EOF_NONE, EOF_FIN };
-
-/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
-enum { ST_ESTABLISHED = 1, ST_FIN_WAIT1 = 4, ST_FIN_WAIT2 = 5 };
-
-/* R1: bytes taken from the kernel so far, as the kernel counts them. */
-static int position(int fd, uint64_t *pos)
-{
-	struct tcp_info a, b;
-	int inq;
-
-	for (int tries = 0; tries < 8; tries++) {
-		socklen_t la = sizeof(a), lb = sizeof(b);
-
-		memset(&a, 0, sizeof(a));
-		memset(&b, 0, sizeof(b));
-		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
-		    REAL(ioctl)(fd, SIOCINQ, &inq) < 0 ||
-		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
-			return -errno;
-		if (a.tcpi_bytes_received != b.tcpi_bytes_received)
-			continue;
-		*pos = a.tcpi_bytes_received - (uint64_t)inq;
-		/* A FIN counts one. A state that says there is none is older than the count, so the
-		 * FIN may have come between: the first state must say so too. */
-		if (b.tcpi_state == ST_ESTABLISHED || b.tcpi_state == ST_FIN_WAIT1 ||
-		    b.tcpi_state == ST_FIN_WAIT2)
-			return 0;
-		if (a.tcpi_state != b.tcpi_state)
-			continue;
-		*pos -= 1;
-		return -ENOTCONN;
-	}
-	return -EAGAIN;
-}
-
-static void reach_locked(struct xvm_sock *s, uint64_t epoch);
 
 /*
  * The holder of the lock may have been killed between the kernel's receive and our count of it:
  * then the kernel's count is the truth. What it had received is lost with it, as on TCP.
  */
-static void recount_locked(struct xvm_sock *s, int fd)
+void xvm_rx_inherit_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t pos, over;
 	int r;
 
-	/* What it had not published has not happened. */
-	ep->rx_tail = atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
-	if (!ep->rx_busy)
-		return;
 	ep->rx_epoch = atomic_load(&s->mine.shm->reached);
-	r = position(fd, &pos);
+	r = xvm_position_rx(fd, &pos);
 	if (r == 0 || r == -ENOTCONN)
 		ep->rx_tcp_got = pos;
 	xvm_busy(&ep->rx_busy, false);
@@ -81,10 +32,10 @@ static void recount_locked(struct xvm_sock *s, int fd)
 	over = ep->rx_tcp_got - atomic_load(&p->bnd_tcp);
 	if (!(ep->rx_epoch & 1) && atomic_load(&p->epoch) == ep->rx_epoch + 1 &&
 	    (int64_t)over > 0 && over <= atomic_load(&p->tcp_put) - atomic_load(&p->bnd_tcp))
-		reach_locked(s, ep->rx_epoch + 1);
+		xvm_rx_reach_locked(s, ep->rx_epoch + 1);
 }
 
-static void consent_locked(struct xvm_sock *s, int fd)
+void xvm_rx_consent_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	uint64_t pos;
@@ -93,10 +44,10 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
 	    (atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
 		return;
-	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_sock_unmapped(ep))
+	if (xvm_conf.sandboxed || atomic_load(&ep->krecv) || xvm_holders_unmapped(ep))
 		return;
 	if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS)) {
-		r = position(fd, &pos);
+		r = xvm_position_rx(fd, &pos);
 		if (r == -EAGAIN)
 			return;
 		if (r < 0) {
@@ -110,17 +61,6 @@ static void consent_locked(struct xvm_sock *s, int fd)
 	/* Forbidden meanwhile: who forbids says so first, and then takes the consent back. */
 	if ((atomic_load(&ep->flags) & XVM_EPF_NEVER) || (atomic_load(&ep->want) & XVM_WANT_LEAVE))
 		atomic_store(&s->mine.shm->consent, 0);
-}
-
-/*
- * A sandboxed program may make the system calls that it is known to make, read and poll among them,
- * but perhaps not recvmsg. Both forms never wait.
- */
-static bool readable(int fd)
-{
-	struct pollfd pfd = {.fd = fd, .events = POLLIN};
-
-	return REAL(poll)(&pfd, 1, 0) > 0;
 }
 
 /* What recvmsg() has beside bytes: nothing, on the ring. */
@@ -154,7 +94,7 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 	if (xvm_conf.sandboxed) {
 		if (io->flags & MSG_PEEK)
 			return -EOPNOTSUPP; /* read() would consume */
-		if (!readable(fd))
+		if (!xvm_readable(fd))
 			return -EAGAIN;
 		r = REAL(read)(fd, one.iov_base, one.iov_len);
 		return r < 0 ? -errno : r;
@@ -173,56 +113,14 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 	return r;
 }
 
-/* Throw away at most n bytes that are known to be pads. */
-static ssize_t discard(struct xvm_sock *s, int fd, uint64_t n)
-{
-	ssize_t r;
-
-	static char sink[4096];
-
-	xvm_busy(&s->ep->rx_busy, true);
-	if (xvm_conf.sandboxed) {
-		char buf[256];
-
-		errno = EAGAIN;
-		r = readable(fd) ? REAL(read)(fd, buf, n < sizeof(buf) ? n : sizeof(buf)) : -1;
-	} else {
-		/* MSG_TRUNC: nothing is written. */
-		r = REAL(recv)(fd, sink, n < sizeof(sink) ? n : sizeof(sink),
-			       MSG_TRUNC | MSG_DONTWAIT);
-	}
-	if (r > 0) {
-		s->ep->rx_tcp_got += (uint64_t)r;
-		s->ep->rx_pads += (uint64_t)r;
-		XVM_COUNT_BY(pads_taken, r);
-	}
-	xvm_busy(&s->ep->rx_busy, false);
-	return r < 0 ? -errno : r;
-}
-
-/* As recv(MSG_PEEK) of one byte. In a sandbox it is taken, and is a pad that was just counted (S4).
- */
-static ssize_t peek1(struct xvm_sock *s, int fd)
-{
-	ssize_t r;
-	char c;
-
-	if (xvm_conf.sandboxed)
-		return discard(s, fd, 1);
-	r = REAL(recv)(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-	return r < 0 ? -errno : r;
-}
-
-static void error_locked(struct xvm_sock *s, int err);
-
-static void eof_locked(struct xvm_sock *s)
+void xvm_rx_eof_locked(struct xvm_sock *s)
 {
 	int err = atomic_exchange(&s->ep->tx_err, 0);
 
 	/* The kernel tells an error once, and it has told a pad. */
 	if (err && !s->ep->rx_err)
-		error_locked(s, err);
-	s->ep->rx_eof = EOF_FIN;
+		xvm_rx_error_locked(s, err);
+	s->ep->rx_eof = 1;
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
 		xvm_epoll_changed(s);
 }
@@ -232,7 +130,7 @@ static void eof_locked(struct xvm_sock *s)
  * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
  * say. Not where its own direction was on TCP: of that the reset may have cost bytes.
  */
-static void error_locked(struct xvm_sock *s, int err)
+void xvm_rx_error_locked(struct xvm_sock *s, int err)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -250,14 +148,14 @@ static void error_locked(struct xvm_sock *s, int err)
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed)) {
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 	} else if (!ep->rx_err) {
 		/* Of a connection that xvmd has dissolved, as nobody can send an RST any more. */
 		ep->rx_err = atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD ? ECONNRESET : err;
 	}
 }
 
-static void reach_locked(struct xvm_sock *s, uint64_t epoch)
+void xvm_rx_reach_locked(struct xvm_sock *s, uint64_t epoch)
 {
 	xvm_busy(&s->ep->rx_busy, true);
 	s->ep->rx_epoch = epoch;
@@ -293,90 +191,7 @@ static ssize_t copy_out(struct xvm_sock *s, struct xvm_io *io, uint64_t pos, uin
 	return (ssize_t)want;
 }
 
-/* Consent was taken back by C1. In force it is only when XVM_EPF_CUT says so. */
-static bool cutting(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
-}
-
-static bool is_cut(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_CUT;
-}
-
-static int cut_locked(struct xvm_sock *s, int fd)
-{
-	if (s->ep->rx_epoch & 1)
-		reach_locked(s, s->ep->rx_epoch + 1);
-	atomic_fetch_or(&s->ep->flags, XVM_EPF_CUT);
-	xvm_epoll_changed(s);
-	return 0;
-}
-
-/*
- * Rule C1, consent being cut: what is S doing? Never waits, takes nothing but pads, and may be
- * called again and again. 0: cut; -EAGAIN: not to be told yet; -EBUSY: S had left by itself, or
- * will be on the ring until R has read on: then the rules of reading hold.
- */
-static int decide_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	ssize_t r;
-
-	for (;;) {
-		/* In this order; pairs with the stores in recall_locked(). */
-		uint64_t epoch = atomic_load(&p->epoch), recalled = atomic_load(&p->recalled);
-		uint64_t put = atomic_load(&p->tcp_put), bnd = atomic_load(&p->bnd_tcp);
-		uint64_t due = put - ep->rx_tcp_got;
-		bool left = epoch != ep->rx_epoch;
-
-		if (!(ep->rx_epoch & 1)) { /* on TCP */
-			if (!left && !recalled)
-				return cut_locked(s, fd);
-			if (!(atomic_load(&ep->flags) & XVM_EPF_RX_POS))
-				return xvm_sock_broken(s, fd);
-			if ((int64_t)(bnd - ep->rx_tcp_got) > 0)
-				return put == bnd ? cut_locked(s, fd) : -EBUSY;
-			if (!recalled) {
-				if (epoch != ep->rx_epoch + 1 || bnd != ep->rx_tcp_got)
-					return xvm_sock_broken(s, fd);
-				reach_locked(s, epoch);
-				continue;
-			}
-		} else if (!recalled) {
-			if (left && epoch != ep->rx_epoch + 1)
-				return xvm_sock_broken(s, fd);
-			if (left && bnd == ep->rx_tcp_got)
-				return -EBUSY; /* its pad has been taken */
-			if (left)
-				due = bnd - 1 - ep->rx_tcp_got;
-		}
-		if (due >= 1u << 30)
-			return xvm_sock_broken(s, fd);
-		if (due == 0 && (recalled || !left))
-			return cut_locked(s, fd);
-		if (!readable(fd))
-			return -EAGAIN;
-		/* Said before anything is sent again: what was there until now is a pad. */
-		if (!recalled && (atomic_load(&p->recalled) || atomic_load(&p->tcp_put) != put))
-			continue;
-		if (due == 0)
-			return -EBUSY; /* the pad of its leave, or the end */
-		r = discard(s, fd, due);
-		if (r == -EAGAIN || r == -EINTR)
-			return -EAGAIN;
-		if (r <= 0) /* the end: who is gone resends nothing */
-			return recalled ? cut_locked(s, fd) : -EBUSY;
-	}
-}
-
-/*
- * Pass the boundaries that have been reached. What is there then:
- * bytes of the ring in *avail, or (0) nothing that shared memory knows of. Negative: broken, or
- * -EAGAIN: a cut that is not decided.
- */
-static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
+int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -387,10 +202,10 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		int err;
 
 		*avail = 0;
-		if (__builtin_expect(cutting(s), 0)) {
-			if (is_cut(s))
+		if (__builtin_expect(xvm_cut_begun(s), 0)) {
+			if (xvm_cut_done(s))
 				return 0;
-			err = decide_locked(s, fd);
+			err = xvm_cut_decide_locked(s, fd);
 			if (err != -EBUSY || !(ep->rx_epoch & 1))
 				return err == -EBUSY ? 0 : err;
 			epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
@@ -408,7 +223,7 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 				return xvm_sock_broken(s, fd);
 			if (bnd != ep->rx_tcp_got)
 				return 0;
-			reach_locked(s, epoch);
+			xvm_rx_reach_locked(s, epoch);
 			continue;
 		}
 		if (epoch == ep->rx_epoch) {
@@ -433,96 +248,17 @@ static int settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 		    XVM_SLEEP_WAKER(atomic_load(&s->mine.shm->sleep_room)) == XVM_WAKER_PAD)
 			return 0;
 		if (due) {
-			ssize_t r = discard(s, fd, due);
+			ssize_t r = xvm_pads_discard_locked(s, fd, due);
 
 			if (r == 0)
-				eof_locked(s);
+				xvm_rx_eof_locked(s);
 			else if (r < 0 && r != -EAGAIN && r != -EINTR)
-				error_locked(s, (int)-r);
+				xvm_rx_error_locked(s, (int)-r);
 			if (r <= 0)
 				return 0;
 			continue;
 		}
-		reach_locked(s, epoch);
-	}
-}
-
-/* W6: store a new value in a word that somebody sleeps by, if it names the pad. */
-static bool rearm(_Atomic uint64_t *sleeper, _Atomic uint64_t *word, _Atomic uint64_t *pads)
-{
-	uint64_t w = atomic_load(word);
-
-	if (!atomic_load(sleeper) || XVM_SLEEP_WAKER(w) != XVM_WAKER_PAD)
-		return false;
-	/* By compare and exchange: the sleeper itself may be arming, with the next number. */
-	atomic_compare_exchange_strong(word, &w,
-				       XVM_SLEEP(atomic_fetch_add(pads, 1) + 2, XVM_WAKER_PAD));
-	return true;
-}
-
-/*
- * W6: a pad is one for all who sleep on the fd. Before it is taken away they are armed anew; and it
- * stays where what they wait for is there, so that they wake as well.
- */
-static bool keep_pads(struct xvm_sock *s)
-{
-	struct xvm_shm_half *m = s->mine.shm;
-	bool data = rearm(&s->ep->rx_sleeper, &m->sleep_data, &s->ep->rx_seq);
-	bool room = rearm(&s->ep->tx_sleeper, &m->sleep_room, &s->ep->tx_seq);
-
-	if (!data && !room)
-		return false;
-	atomic_thread_fence(memory_order_seq_cst);
-	/* One who was killed in his sleep takes no pad away. */
-	return (data && xvm_rx_peek(s) && xvm_sock_sleeps(&s->ep->rx_sleeper)) ||
-	       (room && xvm_tx_peek(s) && xvm_sock_sleeps(&s->ep->tx_sleeper));
-}
-
-/* On the ring with nothing in it: ask the kernel for pads, FIN and errors. True: look again. */
-static bool ask_kernel_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	uint64_t due;
-	ssize_t r;
-
-	if (ep->rx_err)
-		return false;
-	ep->rx_kcheck = 0;
-	for (int looks = 0, taken = 0;; looks++) {
-		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
-		if (ep->rx_eof && !due)
-			return false; /* told by the flag, with pads still to be taken */
-		if (due > 0 && due < (1u << 30)) {
-			if (keep_pads(s))
-				return false;
-			r = discard(s, fd, due);
-		} else {
-			r = peek1(s, fd);
-			/* S4: a pad is counted before it is sent; look at the count again. */
-			if (r > 0) {
-				if (atomic_load(&p->epoch) != ep->rx_epoch)
-					return true;
-				if (looks < 3)
-					continue;
-				xvm_sock_broken(s, fd);
-				return true;
-			}
-		}
-		/* An honest peer sends one to a sleeper; one that lies is not to keep us here. */
-		if (r > 0 && ++taken < PADS_MAX)
-			continue;
-		if (r > 0) {
-			ep->rx_kcheck = 1;
-			return false;
-		}
-		if (r == 0)
-			eof_locked(s);
-		else if (r != -EAGAIN && r != -EINTR)
-			error_locked(s, (int)-r);
-		/* R3: what was published before the kernel said so is there by now. */
-		return ep->rx_eof || ep->rx_err || atomic_load(&p->head) != ep->rx_tail ||
-		       atomic_load(&p->epoch) != ep->rx_epoch;
+		xvm_rx_reach_locked(s, epoch);
 	}
 }
 
@@ -532,7 +268,7 @@ static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 
 	if (err && err != EPIPE) {
 		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 		return -err;
 	}
 	nothing_else(io);
@@ -565,10 +301,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	ssize_t r;
 	int err;
 
-	recount_locked(s, fd);
-	consent_locked(s, fd);
+	xvm_rx_recount_locked(s, fd);
+	xvm_rx_consent_locked(s, fd);
 	for (;;) {
-		err = settle_locked(s, fd, &avail);
+		err = xvm_rx_settle_locked(s, fd, &avail);
 		if (err)
 			return err;
 		if (avail) {
@@ -593,7 +329,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			uint64_t fin = atomic_load_explicit(&p->fin, memory_order_acquire);
 
 			if (fin && fin == ep->rx_tail + 1 && atomic_load(&p->epoch) == epoch)
-				eof_locked(s);
+				xvm_rx_eof_locked(s);
 			if (ep->rx_eof || ep->rx_err)
 				return end_locked(s, io);
 			if (atomic_load(&p->epoch) != epoch)
@@ -603,19 +339,20 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				ep->rx_kcheck = 1;
 			/* Who does not wait wants to hear of the end now, as from TCP; who waits
 			 * will be told by poll. */
-			if ((ep->rx_kcheck || !wait) && ask_kernel_locked(s, fd))
+			if ((ep->rx_kcheck || !wait) && xvm_pads_ask_locked(s, fd))
 				continue;
 			return -EAGAIN;
 		}
 		if (ep->rx_err)
 			return end_locked(s, io);
 		limit = UINT64_MAX;
-		bounded = !is_cut(s);
+		bounded = !xvm_cut_done(s);
 		if (bounded && atomic_load_explicit(&p->epoch, memory_order_acquire) != epoch) {
 			limit = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) -
 				ep->rx_tcp_got;
-			/* Entered since settle_locked() looked. To ask the kernel for no bytes
-			 * would be answered by 0 where a pad lies there, and that is no end. */
+			/* Entered since xvm_rx_settle_locked() looked. To ask the kernel for no
+			 * bytes would be answered by 0 where a pad lies there, and that is no end.
+			 */
 			if ((int64_t)limit <= 0)
 				continue;
 		}
@@ -648,7 +385,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 					 */
 					if (atomic_load(&p->bnd_ring) != ep->rx_tail)
 						return xvm_sock_broken(s, fd);
-					reach_locked(s, epoch + 1);
+					xvm_rx_reach_locked(s, epoch + 1);
 				}
 				r -= (ssize_t)over;
 				if ((io->flags & MSG_PEEK) && r > 0 &&
@@ -665,9 +402,9 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
 				if (r == 0 && io->left)
-					eof_locked(s);
+					xvm_rx_eof_locked(s);
 				else if (r != -EAGAIN && r != -EINTR)
-					error_locked(s, (int)-r);
+					xvm_rx_error_locked(s, (int)-r);
 				if (ep->rx_eof || ep->rx_err || !(ep->rx_epoch & 1))
 					continue;
 			}
@@ -678,11 +415,11 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		}
 		xvm_busy(&ep->rx_busy, false);
 		if (r == 0 && io->left) {
-			eof_locked(s);
+			xvm_rx_eof_locked(s);
 			return end_locked(s, io);
 		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
-			error_locked(s, (int)-r);
+			xvm_rx_error_locked(s, (int)-r);
 			return end_locked(s, io);
 		}
 		return r;
@@ -694,7 +431,7 @@ void xvm_rx_consent(struct xvm_sock *s, int fd)
 	if (atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed) ||
 	    xvm_trylock(&s->ep->rx_lock) < 0)
 		return;
-	consent_locked(s, fd);
+	xvm_rx_consent_locked(s, fd);
 	xvm_unlock(&s->ep->rx_lock);
 }
 
@@ -755,45 +492,6 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	return done ? done : r;
 }
 
-int xvm_rx_cut(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
-	uint64_t avail;
-	bool ended;
-	int r;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return -EAGAIN;
-	recount_locked(s, fd);
-	r = settle_locked(s, fd, &avail);
-	if (r < 0 && r != -EAGAIN)
-		goto out;
-	/* C1: stored before the looks; pairs with the looks in tx.c. */
-	atomic_store(&s->mine.shm->consent, XVM_CONSENT_CUT);
-	atomic_thread_fence(memory_order_seq_cst);
-	r = settle_locked(s, fd, &avail);
-	if (r < 0 || !is_cut(s)) {
-		/* It reads on by the rules of reading, and may come to TCP by them. */
-		if (r == 0 && !avail && !(ep->rx_epoch & 1) &&
-		    atomic_load(&p->epoch) == ep->rx_epoch)
-			r = cut_locked(s, fd);
-		else if (r == 0)
-			r = -EBUSY;
-		goto out;
-	}
-	/* C4: nobody may be left to resend. */
-	if (atomic_load(&p->head) != ep->rx_tail && !atomic_load(&p->recalled)) {
-		ended = REAL(poll)(&pfd, 1, 0) > 0;
-		if (!atomic_load(&p->recalled))
-			r = ended ? -EBUSY : -EINPROGRESS;
-	}
-out:
-	xvm_unlock(&ep->rx_lock);
-	return r;
-}
-
 int xvm_rx_error(struct xvm_sock *s)
 {
 	int err = 0;
@@ -803,7 +501,7 @@ int xvm_rx_error(struct xvm_sock *s)
 	if (s->ep->rx_err && s->ep->rx_err != EPIPE) {
 		err = s->ep->rx_err;
 		s->ep->rx_err = EPIPE;
-		eof_locked(s);
+		xvm_rx_eof_locked(s);
 	} else if (!s->ep->rx_err) {
 		err = atomic_exchange(&s->ep->tx_err, 0);
 	}
@@ -824,152 +522,4 @@ void xvm_rx_room(struct xvm_sock *s, int fd)
 	       atomic_load_explicit(&s->mine.shm->tail, memory_order_relaxed);
 	if (used <= s->peer.ring_size / 2) /* W5 */
 		xvm_tx_wake(s, fd, word, &s->rung_room, false);
-}
-
-bool xvm_rx_peek(struct xvm_sock *s)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
-	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch;
-
-	if (__builtin_expect(is_cut(s), 0))
-		return false;
-	if (mine & 1) {
-		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
-
-		if (epoch !=
-		    mine) /* left: more of the ring, or the boundary, if its pads are taken */
-			return atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != tail ||
-			       atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
-				       *(volatile uint64_t *)&ep->rx_tcp_got;
-		fin = atomic_load_explicit(&p->fin, memory_order_relaxed);
-		return atomic_load_explicit(&p->head, memory_order_acquire) != tail ||
-		       (fin && fin == tail + 1) || ep->rx_eof || ep->rx_err;
-	}
-	return epoch != mine && atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
-					*(volatile uint64_t *)&ep->rx_tcp_got;
-}
-
-uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	uint64_t avail;
-	uint32_t out = 0;
-	int r;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return xvm_rx_peek(s) ? EPOLLIN : 0;
-	recount_locked(s, fd);
-	consent_locked(s, fd);
-	if (kernel)
-		ep->rx_kcheck = 1;
-	do {
-		r = settle_locked(s, fd, &avail);
-		if (r < 0) {
-			out = r == -EAGAIN ? 0 : EPOLLIN;
-			break;
-		}
-		if (avail) {
-			out = EPOLLIN;
-			/* Pads must not stay: a level-triggered wait would spin on them. */
-			if (kernel & EPOLLIN && (ep->rx_epoch & 1))
-				ask_kernel_locked(s, fd);
-			break;
-		}
-		if (ep->rx_eof || ep->rx_err) {
-			out = EPOLLIN;
-			break;
-		}
-		if (!(ep->rx_epoch & 1)) {
-			out = kernel & EPOLLIN;
-			break;
-		}
-		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&
-		    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch) {
-			eof_locked(s);
-			out = EPOLLIN;
-			break;
-		}
-		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch)
-			break; /* the leave pad is under way and will be reported */
-	} while (ep->rx_kcheck && ask_kernel_locked(s, fd));
-	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
-		out |= EPOLLIN;
-	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
-	    atomic_load(&s->peer.shm->fin)) /* before the kernel is asked again */
-		out |= EPOLLRDHUP;
-	xvm_unlock(&ep->rx_lock);
-	return out;
-}
-
-size_t xvm_rx_pending(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	uint64_t avail = 0, epoch;
-	int inq = 0;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return 0;
-	recount_locked(s, fd);
-	consent_locked(s, fd);
-	if (settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
-		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
-		REAL(ioctl)(fd, SIOCINQ, &inq);
-		avail = (uint64_t)inq;
-		epoch |= atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
-		if (epoch != ep->rx_epoch && !is_cut(s)) {
-			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
-
-			if (avail >= left) {
-				uint64_t more = atomic_load(&s->peer.shm->head) - ep->rx_tail;
-
-				avail = left + (more <= s->peer.ring_size ? more : 0);
-			}
-		}
-	}
-	xvm_unlock(&ep->rx_lock);
-	return (size_t)avail;
-}
-
-bool xvm_rx_tidy(struct xvm_sock *s, int fd)
-{
-	uint64_t avail = 0;
-
-	if (xvm_lock(&s->ep->rx_lock) < 0)
-		return false;
-	if (settle_locked(s, fd, &avail) == 0 && (s->ep->rx_epoch & 1))
-		ask_kernel_locked(s, fd);
-	xvm_unlock(&s->ep->rx_lock);
-	return avail != 0;
-}
-
-bool xvm_rx_finish(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *p = s->peer.shm;
-	struct pollfd pfd = {.fd = fd, .events = POLLIN};
-	uint64_t avail = 0, due;
-
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return false;
-	recount_locked(s, fd);
-	/* S6: nobody sends a pad after having seen this; pairs with pad_locked(). */
-	atomic_store(&s->mine.shm->rx_closed, 1);
-	atomic_thread_fence(memory_order_seq_cst);
-	for (int i = 0; i < 5; i++) {
-		if (settle_locked(s, fd, &avail) < 0)
-			break;
-		due = atomic_load(&p->tcp_put) - ep->rx_tcp_got;
-		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_err)
-			break;
-		if (discard(s, fd, due) == -EAGAIN)
-			REAL(poll)(&pfd, 1, 1); /* counted, and about to be sent */
-		else if (pfd.revents & (POLLHUP | POLLERR))
-			break;
-	}
-	if (avail == 0)
-		settle_locked(s, fd, &avail);
-	xvm_unlock(&ep->rx_lock);
-	return avail != 0;
 }

@@ -20,8 +20,6 @@
 #define STACK_WORDS 32
 #define WORD_BITS (8 * (int)sizeof(unsigned long))
 
-extern _Atomic int xvm_fdtab_hi;
-
 struct sets {
 	unsigned long *word[3]; /* in, out, ex: as the kernel sees them, of any length; or NULL */
 	int n;			/* descriptors below this */
@@ -68,7 +66,7 @@ static bool passed_over(int fd)
 	if (len > sizeof(stack)) {
 		r = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			    -1, 0);
-		if (r <= 0 && r >= -4095)
+		if (xvm_sys_failed(r))
 			return true;
 		w = (unsigned long *)r;
 	}
@@ -259,7 +257,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 		len = count * sizeof(struct pollfd);
 		map = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			      -1, 0);
-		if (map < 0 && map >= -4095) {
+		if (xvm_sys_failed(map)) {
 			*result = -ENOMEM;
 			return true;
 		}
@@ -271,14 +269,6 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 	*result = run(&s, ns, mask);
 	pthread_cleanup_pop(1);
 	return true;
-}
-
-static int result(int r)
-{
-	if (r >= 0)
-		return r;
-	errno = -r;
-	return -1;
 }
 
 XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
@@ -300,7 +290,7 @@ XVM_WRAP int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *
 		tv->tv_sec = (time_t)(ns / 1000000000);
 		tv->tv_usec = (suseconds_t)(ns % 1000000000 / 1000);
 	}
-	return result(r);
+	return (int)xvm_result(r);
 }
 
 XVM_WRAP int __select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *tv)
@@ -317,5 +307,5 @@ XVM_WRAP int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct ti
 
 	if (!xvm_wait_ns(ts, &ns) || !ours(n, in, out, ex, ns, mask, &start, &r))
 		return REAL(pselect)(n, in, out, ex, ts, mask);
-	return result(r);
+	return (int)xvm_result(r);
 }

@@ -34,7 +34,7 @@ XVM_WRAP int connect(int fd, const struct sockaddr *sa, socklen_t len)
 	struct xvm_sock *s;
 
 	if (r == 0 && sa && sa->sa_family == AF_UNSPEC && xvm_fdtab_peek(fd)) {
-		xvm_sock_closing(fd); /* dissolved: as good as closed */
+		xvm_ending_close(fd); /* dissolved: as good as closed */
 		xvm_fdtab_clear(fd);
 		return r;
 	}
@@ -235,8 +235,6 @@ XVM_WRAP int fcntl(int fd, int cmd, ...)
 		if ((f || xvm_fdtab_peek(r)) && !xvm_in_vfork())
 			xvm_fdtab_dup(fd, r);
 	} else if (f && cmd == F_SETFL && (s = xvm_sock_get(fd))) {
-		if ((long)arg & O_ASYNC)
-			xvm_sock_never(s, XVM_R_UNSUPPORTED); /* no signal would come */
 		if ((long)arg & O_NONBLOCK)
 			atomic_fetch_or(&s->ep->flags, XVM_EPF_NONBLOCK);
 		else
@@ -248,24 +246,5 @@ XVM_WRAP int fcntl(int fd, int cmd, ...)
 	return r;
 }
 
-XVM_WRAP int fcntl64(int fd, int cmd, ...)
-{
-	va_list ap;
-	void *arg;
-
-	va_start(ap, cmd);
-	arg = va_arg(ap, void *);
-	va_end(ap);
-	return fcntl(fd, cmd, arg);
-}
-
-XVM_WRAP int __fcntl(int fd, int cmd, ...)
-{
-	va_list ap;
-	void *arg;
-
-	va_start(ap, cmd);
-	arg = va_arg(ap, void *);
-	va_end(ap);
-	return fcntl(fd, cmd, arg);
-}
+XVM_WRAP int fcntl64(int fd, int cmd, ...) __attribute__((alias("fcntl")));
+XVM_WRAP int __fcntl(int fd, int cmd, ...) __attribute__((alias("fcntl")));

@@ -36,9 +36,9 @@ struct xvm_sock {
 	uint64_t cookie;       /* SO_COOKIE, once paired */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 
-	uint64_t peer_tail, probed, stuck_tsc; /* tx_lock: last tail seen; S7 */
+	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
-	_Atomic(struct xvm_reg *) regs;	       /* epoll.c: registrations of this socket */
+	_Atomic(struct xvm_reg *) regs;	       /* epset.c: registrations of this socket */
 };
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
@@ -105,40 +105,54 @@ void xvm_sock_forbid(struct xvm_sock *s, enum xvm_reason why);
 
 void xvm_sock_all_never(enum xvm_reason why);
 
-/* ---- for the rest of the shim ---- */
+/* ---- sock.c: for the rest of the shim ------------------------------------ */
 
 /* Start to track a connected (or connecting) TCP socket. No memory: it is not tracked. */
 void xvm_sock_track(int fd, enum xvm_role role);
-/* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
- */
-bool xvm_sock_engage(struct xvm_sock *s, int fd);
 /* fd, or where that was closed meanwhile, another descriptor of s; -1: there is none. */
 int xvm_sock_fd(struct xvm_sock *s, int fd);
-/* One of our own descriptors has another number. */
-void xvm_sock_vacated(int fd, int to);
-/* fd is about to leave this process's table. Does what must precede the kernel's close. */
-void xvm_sock_closing(int fd);
-/* What xvmd said about an offer. half_fd stays the caller's. */
-void xvm_sock_refused(uint32_t slot, uint32_t gen, uint32_t why);
-/* err < 0: its half could not be mapped. proc, if there is one, is a reference that is taken over.
+/* All descriptors that are tracked: for (fd = 0; (s = xvm_sock_next(&fd)); fd++), each to be put.
  */
-void xvm_sock_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
-		     struct xvm_peer *proc);
+struct xvm_sock *xvm_sock_next(int *fd);
 /* The virtual machine at the other end is dead: what the kernel says is a reset. */
 void xvm_sock_peer_dead(uint32_t slot, uint32_t gen);
-void xvm_sock_seen(uint32_t slot, uint32_t gen);
 /* The operator's wish, for fd or all (-1): how many sockets obey. */
 unsigned xvm_sock_wish(int fd, bool leave);
+
+/* ---- offer.c ------------------------------------------------------------- */
+
+/* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
+ */
+bool xvm_offer_engage(struct xvm_sock *s, int fd);
+/* What xvmd says of an offer: that it has it, that it comes to nothing, or that it is paired.
+ * err < 0: the peer's half could not be mapped. proc, if there is one, is a reference that is taken
+ * over. */
+void xvm_offer_seen(uint32_t slot, uint32_t gen);
+void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why);
+void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
+		      struct xvm_peer *proc);
+
+/* ---- ending.c ------------------------------------------------------------ */
+
+/* fd is about to leave this process's table. Does what must precede the kernel's close (S6). */
+void xvm_ending_close(int fd);
 /* exit(), _exit(): pads that are left unread would make the kernel reset the connections. */
-void xvm_sock_exiting(void);
+void xvm_ending_exit(void);
+/* One of our own descriptors has another number. */
+void xvm_ending_vacated(int fd, int to);
+
+/* ---- holders.c ----------------------------------------------------------- */
+
+/* R1: a fork that shares the socket and lacks the mapping may still be alive. */
+bool xvm_holders_unmapped(struct xvm_shm_ep *ep);
 /* exec() is about to be tried with fd open. */
-void xvm_sock_exec(int fd);
+void xvm_holders_exec(int fd);
 /* Fork: before it, after one that failed, and in the child. */
-void xvm_sock_forking(void);
-void xvm_sock_fork_failed(void);
-void xvm_sock_forked(void);
-/* A fork that shares the socket and lacks the mapping may still be alive. */
-bool xvm_sock_unmapped(struct xvm_shm_ep *ep);
+void xvm_holders_forking(void);
+void xvm_holders_fork_failed(void);
+void xvm_holders_forked(void);
+
+/* ---- the arena (sock.c) -------------------------------------------------- */
 
 /* Make the arena if that has not been done. False: no memory. */
 bool xvm_sock_arena(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two directions of a paired socket: rx.c and tx.c. PROTOCOL.md has the rules. */
+/* The two directions of a paired socket: rx.c, tx.c, pads.c and cut.c. PROTOCOL.md has the rules.
+ */
 #ifndef XVM_SHIM_STREAM_H
 #define XVM_SHIM_STREAM_H
 
@@ -88,12 +89,12 @@ static inline uint64_t xvm_tx_resend(const struct xvm_shm_ep *ep)
 {
 	return *(volatile uint64_t *)&ep->tx_resend + *(volatile uint64_t *)&ep->tx_tcp_put;
 }
-/* shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later, when
- * what is owed has been sent. */
+/* S6: shutdown(SHUT_WR) of a paired socket, before the kernel's. False: the kernel's comes later,
+ * when what is owed has been sent. */
 bool xvm_tx_shutdown(struct xvm_sock *s, int fd);
 /* Can the peer wake us for room by pad (W4)? */
 bool xvm_tx_pad_wakes(struct xvm_sock *s);
-/* Wake the peer that sleeps by word. locked: tx_lock is held. */
+/* Rule W2: wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
 /* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none.
@@ -102,7 +103,7 @@ int xvm_rx_error(struct xvm_sock *s);
 /* Rule C1: off the ring for good, and the peer resends by TCP what was not taken. 0;
  * -EINPROGRESS: done, but the peer has not said yet that it will; -EAGAIN: not yet; -EBUSY: it
  * cannot be done; or another negative errno. */
-int xvm_rx_cut(struct xvm_sock *s, int fd);
+int xvm_cut_rx(struct xvm_sock *s, int fd);
 /* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not
  * long. */
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
@@ -110,9 +111,9 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
  * the rest, which is not reset. holder: its process is one of the endpoints' holders. */
 void xvm_hand_over_inherited(enum xvm_reason why, bool holder);
 /* Take the pads that are there: the process is about to end. Is input left unread? */
-bool xvm_rx_tidy(struct xvm_sock *s, int fd);
+bool xvm_pads_tidy(struct xvm_sock *s, int fd);
 /* Before the last close: take pads, and say whether input is left unread (then TCP resets). */
-bool xvm_rx_finish(struct xvm_sock *s, int fd);
+bool xvm_pads_finish(struct xvm_sock *s, int fd);
 /* What is owed is sent. False: the peer does not take it; then the end has to be a reset. */
 bool xvm_tx_finish(struct xvm_sock *s, int fd);
 

@@ -1,24 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The sending direction: enter (S1), leave (S3), pads (S4), publishing (S5), the end (S6), and
- * noticing that nobody is there (S7). Everything named *_locked runs under ep->tx_lock and
- * never waits.
+ * The sending direction: enter (S1), leave (S3), publishing (S5), the end (S6), and noticing that
+ * nobody is there (S7). Everything named *_locked runs under ep->tx_lock and never waits.
  */
 #define XVM_REAL_IS_QUIET
-#include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
-
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
-#include "shim/process.h"
-#include "shim/quiet.h"
-#include "shim/stream.h"
+#include "shim/position.h"
+#include "shim/stream_priv.h"
 #include "transport/lock.h"
-
-/* TCP_INFO's states; netinet/tcp.h cannot be included beside linux/tcp.h. */
-enum { ST_ESTABLISHED = 1, ST_CLOSE_WAIT = 8 };
 
 /* A rough clock without a system call, to ask the kernel at most about once a millisecond. */
 static uint64_t ticks(void)
@@ -33,169 +24,12 @@ static uint64_t ticks(void)
 
 #define FINISH_MS 1000 /* a close waits so long for a peer that takes nothing of what is owed */
 
-/* S1: bytes given to the kernel so far, as the kernel counts them. */
-static int position(struct xvm_shm_ep *ep, int fd, uint64_t *pos)
-{
-	struct tcp_info a, b;
-	int outq;
-
-	for (int tries = 0; tries < 8; tries++) {
-		socklen_t la = sizeof(a), lb = sizeof(b);
-
-		memset(&a, 0, sizeof(a));
-		memset(&b, 0, sizeof(b));
-		if (REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &a, &la) < 0 ||
-		    REAL(ioctl)(fd, SIOCOUTQ, &outq) < 0 ||
-		    REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &b, &lb) < 0)
-			return -errno;
-		if (b.tcpi_state != ST_ESTABLISHED && b.tcpi_state != ST_CLOSE_WAIT)
-			return -ENOTCONN;
-		if (a.tcpi_bytes_acked != b.tcpi_bytes_acked)
-			continue;
-		*pos = a.tcpi_bytes_acked + (uint64_t)outq;
-		if (atomic_load(&ep->role) == XVM_ROLE_ACTIVE) /* its SYN is counted */
-			*pos -= 1;
-		return 0;
-	}
-	return -EAGAIN;
-}
-
-/* One pad to the kernel, never waiting. In a sandbox write() must do. */
-static int send_pad(int fd)
-{
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
-	ssize_t r;
-
-	if (!xvm_conf.sandboxed)
-		r = REAL(send)(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-	else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) /* or it may be SIGPIPE */
-		r = REAL(write)(fd, "", 1);
-	else
-		return -EAGAIN;
-	return r == 1 ? 0 : -errno;
-}
-
-/* Has the reader cut this direction off the ring (C1)? */
-static bool is_cut(struct xvm_sock *s)
-{
-	return atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) == XVM_CONSENT_CUT;
-}
-
-/* What a pad took from the kernel, in a call that has no error to tell: rx.c tells it. */
-static void keep_error(struct xvm_shm_ep *ep, int r)
-{
-	int none = 0;
-
-	if (r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS && r != -EPIPE)
-		atomic_compare_exchange_strong(&ep->tx_err, &none, -r);
-}
-
-/* S4. 0 if a pad is on its way, or a negative errno. */
-static int pad_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	int r;
-
-	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put + 1);
-	/* S4, S6, C3: counted before the look; pairs with xvm_rx_finish() and xvm_rx_cut(). */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (is_cut(s) || atomic_load(&s->peer.shm->rx_closed)) {
-		atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
-		return is_cut(s) ? -EAGAIN : -EPIPE;
-	}
-	xvm_busy(&ep->tx_busy, true);
-	r = send_pad(fd);
-	if (r == 0) {
-		ep->tx_tcp_put++;
-		xvm_busy(&ep->tx_busy, false);
-		ep->tx_pads++;
-		XVM_COUNT(pads_sent);
-		return 0;
-	}
-	xvm_busy(&ep->tx_busy, false);
-	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
-	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
-		ep->rx_kcheck = 1;
-	return r;
-}
-
-static void recount_locked(struct xvm_sock *s, int fd);
-
-/* One stretch of the ring's bytes that were recalled (C2). */
-static ssize_t resend_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	uint64_t pos = xvm_tx_resend(ep);
-	size_t at = pos & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
-	ssize_t r;
-
-	if (n > ep->tx_head - pos)
-		n = (size_t)(ep->tx_head - pos);
-	xvm_busy(&ep->tx_busy, true);
-	if (!xvm_conf.sandboxed) {
-		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} else if (REAL(poll)(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT) {
-		r = REAL(write)(fd, s->mine.ring + at, n < 4096 ? n : 4096);
-	} else {
-		errno = EAGAIN;
-		r = -1;
-	}
-	if (r > 0)
-		ep->tx_tcp_put += (uint64_t)r;
-	xvm_busy(&ep->tx_busy, false);
-	return r < 0 ? -errno : r;
-}
-
-/* Nothing is owed any more. */
-static void paid_locked(struct xvm_sock *s, int fd)
-{
-	s->ep->tx_owed = XVM_OWED_NOTHING;
-	if (atomic_fetch_and(&s->ep->flags, ~XVM_EPF_FIN_DUE) & XVM_EPF_FIN_DUE)
-		REAL(shutdown)(fd, SHUT_WR);
-	xvm_epoll_changed(s);
-}
-
-/* C2. Also from the window between the epoch of a leave and its pad. */
-static int recall_locked(struct xvm_sock *s, int fd)
-{
-	struct xvm_shm_ep *ep = s->ep;
-	struct xvm_shm_half *m = s->mine.shm;
-	uint64_t tail;
-
-	recount_locked(s, fd);
-	tail = atomic_load_explicit(&s->peer.shm->tail, memory_order_acquire);
-	if (ep->tx_head - tail > s->mine.ring_size)
-		return xvm_sock_broken(s, fd);
-	/* Killed in here: recount_locked() finds the epoch odd, or what is owed, and all is done
-	 * anew. */
-	xvm_busy(&ep->tx_busy, true);
-	if (ep->tx_owed == XVM_OWED_PAD)
-		ep->tx_tcp_put--;
-	ep->tx_resend = tail - ep->tx_tcp_put;
-	atomic_signal_fence(memory_order_seq_cst);
-	ep->tx_owed = XVM_OWED_BYTES;
-	atomic_store_explicit(&m->tcp_put, ep->tx_tcp_put, memory_order_relaxed);
-	/* Before anything is sent: then what R finds without it is a pad. Before the epoch: then
-	 * R does not take that for a leave. Pairs with the loads in decide_locked(). */
-	atomic_store(&m->recalled, 1);
-	if (ep->tx_epoch & 1) {
-		ep->tx_epoch++;
-		atomic_store(&m->epoch, ep->tx_epoch);
-		XVM_COUNT(leaves);
-	}
-	xvm_busy(&ep->tx_busy, false);
-	atomic_store(&ep->reason, XVM_R_PEER_LEFT);
-	atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
-	return 0;
-}
-
 static int owed_pad_locked(struct xvm_sock *s, int fd)
 {
 	int r;
 
 	xvm_busy(&s->ep->tx_busy, true);
-	r = send_pad(fd);
+	r = xvm_pads_send(fd);
 	if (r == 0)
 		s->ep->tx_owed = XVM_OWED_NOTHING;
 	xvm_busy(&s->ep->tx_busy, false);
@@ -206,7 +40,8 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 	return 0;
 }
 
-/* What goes to the kernel before anything else. 0 if nothing is left of it. */
+/* What goes to the kernel before anything else: the pad of a leave (S3), or what was recalled (C2).
+ * 0 if nothing is left of it. */
 static int owed_locked(struct xvm_sock *s, int fd)
 {
 	int r;
@@ -214,23 +49,18 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_NOTHING)
 		return 0;
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
-		/* C3: the epoch is out; pairs with xvm_rx_cut(). */
+		/* C3: the epoch is out; pairs with xvm_cut_rx(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (!is_cut(s))
+		if (!xvm_cut_by_peer(s))
 			return owed_pad_locked(s, fd);
-		r = recall_locked(s, fd);
+		r = xvm_cut_recall_locked(s, fd);
 		if (r < 0)
 			return r;
 	}
-	while (xvm_tx_resend(s->ep) != s->ep->tx_head) {
-		r = (int)resend_locked(s, fd);
-		if (r < 0)
-			return r;
-	}
-	paid_locked(s, fd);
-	return 0;
+	return xvm_cut_resend_locked(s, fd);
 }
 
+/* S3, if it may be now; or C2, where R has cut. -EAGAIN: not yet, or something is still owed. */
 static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -238,9 +68,9 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 
 	if (!(ep->tx_epoch & 1))
 		return owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
-	recount_locked(s, fd);
-	if (is_cut(s)) {
-		int r = recall_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
+	if (xvm_cut_by_peer(s)) {
+		int r = xvm_cut_recall_locked(s, fd);
 
 		if (r == 0)
 			r = owed_locked(s, fd) == -EAGAIN ? -EAGAIN : 0;
@@ -249,7 +79,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	}
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
-	/* Its holder may be killed from here on: see recount_locked(). */
+	/* Its holder may be killed from here on: see xvm_tx_recount_locked(). */
 	xvm_busy(&ep->tx_busy, true);
 	ep->tx_tcp_put++;
 	atomic_store_explicit(&m->bnd_tcp, ep->tx_tcp_put, memory_order_relaxed);
@@ -262,11 +92,12 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
-	keep_error(ep, owed_locked(s, fd));
+	xvm_pads_keep_error(ep, owed_locked(s, fd));
 	xvm_epoll_changed(s);
 	return 0;
 }
 
+/* S1, if it may be now. */
 static bool enter_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -279,7 +110,7 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	if (xvm_conf.sandboxed || ep->tx_owed ||
 	    (flags & (XVM_EPF_NEVER | XVM_EPF_TX_SHUT | XVM_EPF_FIN_SEEN)))
 		return false;
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
 		return false;
 	if (atomic_load(&p->consent) != XVM_CONSENT_YES ||
@@ -289,12 +120,12 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 		return false;
 	if (atomic_load(&ep->ksend))
 		return false;
-	if (xvm_sock_unmapped(ep)) {
+	if (xvm_holders_unmapped(ep)) {
 		atomic_store(&ep->reason, XVM_R_SHARED);
 		return false;
 	}
 	if (!(flags & XVM_EPF_TX_POS)) {
-		r = position(ep, fd, &pos);
+		r = xvm_position_tx(fd, atomic_load(&ep->role) == XVM_ROLE_ACTIVE, &pos);
 		if (r < 0) {
 			if (r != -EAGAIN)
 				xvm_sock_never(s, XVM_R_NO_TCP_INFO);
@@ -316,24 +147,19 @@ static bool enter_locked(struct xvm_sock *s, int fd)
 	return true;
 }
 
-/* As in rx.c: the lock's holder was killed inside the kernel, or just after. */
-static void recount_locked(struct xvm_sock *s, int fd)
+void xvm_tx_inherit_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *m = s->mine.shm;
 	uint64_t pos;
 	int r = -EAGAIN;
 
-	/* What it had not published has not happened. */
-	ep->tx_head = atomic_load_explicit(&m->head, memory_order_relaxed);
-	if (!ep->tx_busy)
-		return;
 	ep->tx_epoch = atomic_load(&m->epoch);
 	if (ep->tx_epoch & 1)
 		ep->tx_owed = XVM_OWED_NOTHING; /* killed before the leave was published */
 	if (atomic_load(&ep->flags) & XVM_EPF_TX_POS)
 		for (int i = 0; i < 100 && r == -EAGAIN; i++)
-			r = position(ep, fd, &pos);
+			r = xvm_position_tx(fd, atomic_load(&ep->role) == XVM_ROLE_ACTIVE, &pos);
 	if (r == 0 && ep->tx_owed == XVM_OWED_PAD) {
 		/* Published with the pad in it, which may have been sent by now. */
 		ep->tx_tcp_put = atomic_load(&m->bnd_tcp);
@@ -353,7 +179,7 @@ static int lock_tx(struct xvm_sock *s, int fd)
 	int r = xvm_lock(&s->ep->tx_lock);
 
 	if (r == 0)
-		recount_locked(s, fd);
+		xvm_tx_recount_locked(s, fd);
 	return r;
 }
 
@@ -418,7 +244,7 @@ static int deserted_locked(struct xvm_sock *s, int fd)
 		return 0;
 	s->stuck_tsc = now;
 	if (fin) {
-		r = pad_locked(s, fd);
+		r = xvm_pads_put_locked(s, fd);
 		return r == -EAGAIN || r == -EINTR || r == -ENOBUFS ? 0 : r;
 	}
 	if (REAL(poll)(&pfd, 1, 0) > 0) {
@@ -464,7 +290,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	ssize_t r;
 	size_t n;
 
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	r = owed_locked(s, fd);
 	if (r < 0)
 		return r == -EPIPE || r == -ECONNRESET ? kernel_send(fd, io) : r;
@@ -536,7 +362,8 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	word = atomic_load_explicit(&p->sleep_data, memory_order_relaxed);
 	if (word != atomic_load_explicit(&s->rung_data, memory_order_relaxed))
 		xvm_tx_wake(s, fd, word, &s->rung_data, true);
-	if (__builtin_expect(is_cut(s), 0)) /* C2: after the publication; pairs with xvm_rx_cut() */
+	if (__builtin_expect(xvm_cut_by_peer(s),
+			     0)) /* C2: after the publication; pairs with xvm_cut_rx() */
 		leave_locked(s, fd, XVM_R_PEER_LEFT);
 	return r;
 }
@@ -547,7 +374,7 @@ void xvm_tx_enter(struct xvm_sock *s, int fd)
 	    !atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) ||
 	    xvm_trylock(&s->ep->tx_lock) < 0)
 		return;
-	recount_locked(s, fd);
+	xvm_tx_recount_locked(s, fd);
 	if (!(s->ep->tx_epoch & 1))
 		enter_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
@@ -610,9 +437,9 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 	/* Amid TCP data a pad would be data (W4): then the sleeper has a bound of its own. */
 	if ((s->ep->tx_epoch & 1) && !(atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT)) {
 		/* No room for a pad: the peer has bytes to read, or will be asked again. */
-		int r = pad_locked(s, fd);
+		int r = xvm_pads_put_locked(s, fd);
 
-		keep_error(s->ep, r);
+		xvm_pads_keep_error(s->ep, r);
 		if (r != -EAGAIN)
 			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
@@ -625,7 +452,7 @@ int xvm_tx_probe(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
-		keep_error(s->ep, pad_locked(s, fd));
+		xvm_pads_keep_error(s->ep, xvm_pads_put_locked(s, fd));
 	xvm_unlock(&s->ep->tx_lock);
 	return 0;
 }
@@ -657,9 +484,9 @@ bool xvm_tx_shutdown(struct xvm_sock *s, int fd)
 	owed_locked(s, fd);
 	if (s->ep->tx_epoch & 1) {
 		atomic_store(&s->mine.shm->fin, s->ep->tx_head + 1);
-		/* C4: stored before the look; pairs with xvm_rx_cut(). */
+		/* C4: stored before the look; pairs with xvm_cut_rx(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (is_cut(s))
+		if (xvm_cut_by_peer(s))
 			leave_locked(s, fd, XVM_R_PEER_LEFT);
 	}
 	atomic_fetch_or(&s->ep->flags, XVM_EPF_TX_SHUT);
@@ -680,8 +507,8 @@ bool xvm_tx_finish(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return true;
 	/* C4: rx_closed was stored, and a fence, before. */
-	if ((s->ep->tx_epoch & 1) && is_cut(s))
-		recall_locked(s, fd);
+	if ((s->ep->tx_epoch & 1) && xvm_cut_by_peer(s))
+		xvm_cut_recall_locked(s, fd);
 	do {
 		uint64_t before = s->ep->tx_tcp_put;
 
@@ -703,7 +530,8 @@ bool xvm_tx_peek(struct xvm_sock *s)
 
 	if (!(*(volatile uint64_t *)&s->ep->tx_epoch & 1))
 		return false;
-	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) || is_cut(s) ||
+	if (atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) ||
+	    xvm_cut_by_peer(s) ||
 	    (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_TX_SHUT))
 		return true;
 	used = *(volatile uint64_t *)&s->ep->tx_head -

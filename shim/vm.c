@@ -185,7 +185,7 @@ static void doorbell(struct region *g, const struct xvm_msg *m, int fd)
 	/* A BAR that is smaller than a page may begin within one. */
 	p = xvm_sys(SYS_mmap, 0, in_page + m->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		    m->off - in_page);
-	if (p < 0 && p >= -4095)
+	if (xvm_sys_failed(p))
 		return;
 	atomic_store(&g->doorbell, (volatile uint32_t *)(p + (long)in_page + DOORBELL_REG));
 	for (int i = 0; i < XVM_VM_PEERS; i++) {

@@ -160,7 +160,7 @@ static void add_sock(struct pset *p, struct slot *sl, struct xvm_sock *s)
 	sl->s = s;
 	sl->on = xvm_sock_on(s);
 	if (!sl->on && (sl->want & XVM_EP_IN)) {
-		/* R1: counted before the look; pairs with xvm_sock_paired(). */
+		/* R1: counted before the look; pairs with xvm_offer_paired(). */
 		atomic_fetch_add(&s->ep->krecv, 1);
 		sl->on = atomic_load(&s->paired);
 		if (sl->on)
@@ -536,7 +536,7 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 		long m = xvm_sys(SYS_mmap, 0, len, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-		if (m < 0 && m >= -4095)
+		if (xvm_sys_failed(m))
 			return -ENOMEM;
 		p.map = mem = (void *)m;
 		p.map_len = len;

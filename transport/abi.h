@@ -182,7 +182,7 @@ struct xvm_shm_ep {
 	uint64_t rx_tail;	 /* = mine->tail */
 	_Atomic uint64_t rx_seq; /* sleeps of the data word armed by pad */
 	_Atomic uint64_t rx_sleeper; /* waker that sleeps for data now; 0 none */
-	uint32_t rx_eof;	     /* XVM_EOF_*: what the kernel said at the end */
+	uint32_t rx_eof;	     /* 1: the end has been told of (R5) */
 	int32_t rx_err;		     /* errno that came with it */
 
 	alignas(XVM_LINE) struct xvm_shm_lock tx_lock;

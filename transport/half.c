@@ -66,7 +66,7 @@ int xvm_half_create_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
 		ring_size *= 2;
 	map = xvm_sys(SYS_mmap, 0, XVM_HALF_CTL + ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		      off);
-	if ((unsigned long)map > -4096ul)
+	if (xvm_sys_failed(map))
 		return (int)map;
 	memset((void *)map, 0, XVM_HALF_CTL);
 	put_down(h, (void *)map, ring_size);
@@ -131,7 +131,7 @@ int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
 	if (len < XVM_HALF_CTL + XVM_RING_MIN)
 		return -EPROTO;
 	map = xvm_sys(SYS_mmap, 0, len, PROT_READ, MAP_SHARED, fd, off);
-	if ((unsigned long)map > -4096ul)
+	if (xvm_sys_failed(map))
 		return (int)map;
 	ring_size = judge((void *)map, len);
 	if (ring_size < 0) {

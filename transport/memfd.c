@@ -26,7 +26,7 @@ static int map_fd(int fd, size_t len, int prot, void **map)
 {
 	long addr = xvm_sys(SYS_mmap, 0, len, prot, MAP_SHARED, fd, 0);
 
-	if ((unsigned long)addr > -4096ul)
+	if (xvm_sys_failed(addr))
 		return (int)addr;
 	*map = (void *)addr;
 	return 0;

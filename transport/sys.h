@@ -7,6 +7,7 @@
 #ifndef XVM_TRANSPORT_SYS_H
 #define XVM_TRANSPORT_SYS_H
 
+#include <stdbool.h>
 #include <sys/syscall.h>
 
 #if defined(__x86_64__)
@@ -48,5 +49,11 @@ static inline long xvm_sys6(long nr, long a, long b, long c, long d, long e, lon
 #define XVM_SYS_PICK(nr, a, b, c, d, e, f, ...)                                                    \
 	xvm_sys6(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 #define xvm_sys(...) XVM_SYS_PICK(__VA_ARGS__, 0, 0, 0, 0, 0, 0, 0)
+
+/* A negative errno? An address may have its top bit set as well. */
+static inline bool xvm_sys_failed(long ret)
+{
+	return (unsigned long)ret >= -4095ul;
+}
 
 #endif

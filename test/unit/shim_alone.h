@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The shim's two directions without the rest of it: what the rest would do, for a test that links
- * just rx.c, tx.c and what they need. */
+ * just what CMakeLists.txt names. */
 #ifndef XVM_TEST_SHIM_ALONE_H
 #define XVM_TEST_SHIM_ALONE_H
 

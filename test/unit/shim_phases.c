@@ -1,66 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Both ends of one TCP connection as paired sockets in one process, without wrappers, daemon or
- * waits: rx.c and tx.c are driven step by step, and what one direction delivers is checked
+ * waits: the two directions are driven step by step, and what one direction delivers is checked
  * byte by byte, whichever path it took. And a peer that lies.
  */
 #include <criterion/criterion.h>
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "test/unit/shim_alone.h"
+#include "test/unit/shim_pair.h"
 #include "transport/arena.h"
 
-static int fd[2];
-static struct xvm_sock *s[2];
-static struct xvm_peer nobody;
-static uint64_t sent, got; /* from 0 to 1 */
+/* What comes next is anything, and the same in each run. */
+static unsigned shuffle(unsigned x)
+{
+	x ^= x << 13;
+	x ^= x >> 17;
+	return x ^ x << 5;
+}
 
 static uint8_t pattern(uint64_t i)
 {
 	return (uint8_t)((i * 0x9E3779B97F4A7C15ull) >> 56);
-}
-
-static void make(void)
-{
-	struct sockaddr_in sa = {.sin_family = AF_INET};
-	socklen_t len = sizeof(sa);
-	int l = socket(AF_INET, SOCK_STREAM, 0), half[2];
-
-	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	cr_assert_eq(bind(l, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	cr_assert_eq(listen(l, 1), 0);
-	getsockname(l, (struct sockaddr *)&sa, &len);
-	fd[0] = socket(AF_INET, SOCK_STREAM, 0);
-	cr_assert_eq(connect(fd[0], (struct sockaddr *)&sa, sizeof(sa)), 0);
-	fd[1] = accept(l, NULL, NULL);
-	close(l);
-	cr_assert_eq(xvm_fdtab_init(), 0);
-	for (int i = 0; i < 2; i++) {
-		xvm_sock_track(fd[i], i ? XVM_ROLE_PASSIVE : XVM_ROLE_ACTIVE);
-		s[i] = xvm_sock_get(fd[i]);
-		cr_assert(s[i]);
-		cr_assert_eq(xvm_half_create(&s[i]->mine, xvm_conf.ring_size, &half[i]), 0);
-		atomic_store(&s[i]->ep->state, XVM_EP_OFFERED);
-	}
-	for (int i = 0; i < 2; i++) {
-		struct xvm_half peer;
-		int err = xvm_half_open(&peer, half[!i]);
-
-		xvm_sock_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
-	}
-	for (int i = 0; i < 2; i++) {
-		cr_assert(xvm_sock_on(s[i]));
-		close(half[i]);
-	}
-	sent = got = 0;
 }
 
 static ssize_t put(size_t n)
@@ -112,7 +78,7 @@ static void enter(void)
 	cr_assert(on_ring());
 }
 
-TestSuite(phases, .init = make, .timeout = 60);
+TestSuite(phases, .init = make_pair, .timeout = 60);
 
 Test(phases, enters_only_with_consent)
 {
@@ -223,9 +189,7 @@ Test(phases, random_walk)
 		unsigned x = seed * 2654435761u;
 
 		for (int step = 0; step < 5000; step++) {
-			x ^= x << 13;
-			x ^= x >> 17;
-			x ^= x << 5;
+			x = shuffle(x);
 			switch (x % 9) {
 			case 0:
 			case 1:
@@ -359,10 +323,10 @@ Test(phases, cut_resends_what_was_not_taken)
 	take(10, 0);
 	cr_assert_eq(put(3000), 3000);
 	cr_assert_eq(take(1000, 0), 1000);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS, "the sender has not looked yet");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS, "the sender has not looked yet");
 	cr_assert_eq(take_raw(), -1);
 	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), 0);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), 0);
 	cr_assert_eq(put(500), 500);
 	cr_assert(!on_ring());
 	while (got < sent)
@@ -382,10 +346,10 @@ Test(phases, cut_is_no_business_of_a_sender_that_has_left)
 	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
 	put(300);
 	settle();
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EBUSY);
 	while (got < sent)
 		cr_assert_gt(take(100, 0), 0);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), 0, "it has come to TCP by itself");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), 0, "it has come to TCP by itself");
 }
 
 Test(phases, cut_after_the_end)
@@ -396,7 +360,7 @@ Test(phases, cut_after_the_end)
 	cr_assert(xvm_tx_shutdown(s[0], fd[0]));
 	shutdown(fd[0], SHUT_WR);
 	settle();
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EBUSY, "nobody can resend");
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EBUSY, "nobody can resend");
 }
 
 Test(phases, cut_before_the_end)
@@ -404,7 +368,7 @@ Test(phases, cut_before_the_end)
 	enter();
 	take(10, 0);
 	put(300);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS);
 	if (xvm_tx_shutdown(s[0], fd[0]))
 		shutdown(fd[0], SHUT_WR);
 	settle();
@@ -417,7 +381,7 @@ Test(phases, cut_before_the_end)
 static void make_big(void)
 {
 	xvm_conf.ring_size = 1 << 20;
-	make();
+	make_pair();
 	setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &(int){4608}, sizeof(int));
 	setsockopt(fd[1], SOL_SOCKET, SO_RCVBUF, &(int){65536}, sizeof(int));
 }
@@ -428,7 +392,7 @@ Test(phases, cut_with_more_than_the_kernel_takes, .init = make_big)
 	take(10, 0);
 	for (int i = 0; i < 50; i++)
 		cr_assert_eq(put(20000), 20000);
-	cr_assert_eq(xvm_rx_cut(s[1], fd[1]), -EINPROGRESS);
+	cr_assert_eq(xvm_cut_rx(s[1], fd[1]), -EINPROGRESS);
 	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_PEER_LEFT), -EAGAIN);
 	cr_assert(xvm_tx_owes(s[0]));
 	cr_assert_eq(put(1), -EAGAIN, "not before what is owed");
@@ -454,14 +418,12 @@ Test(phases, random_cut)
 		int r;
 
 		if (seed > 1)
-			make();
+			make_pair();
 		at = 20 + seed % 97;
 		for (unsigned step = 0; step < at + 100; step++) {
-			x ^= x << 13;
-			x ^= x >> 17;
-			x ^= x << 5;
+			x = shuffle(x);
 			if (step >= at && !raw) {
-				r = xvm_rx_cut(s[1], fd[1]);
+				r = xvm_cut_rx(s[1], fd[1]);
 				raw = r == 0 || r == -EINPROGRESS;
 				cut += raw;
 				busy += r == -EBUSY;
@@ -498,7 +460,7 @@ Test(phases, random_cut)
 		cr_assert_eq(got, sent);
 		for (int i = 0; i < 2; i++) {
 			xvm_sock_put(s[i]);
-			xvm_sock_closing(fd[i]);
+			xvm_ending_close(fd[i]);
 			xvm_fdtab_clear(fd[i]);
 			close(fd[i]);
 		}

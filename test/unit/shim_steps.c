@@ -8,28 +8,22 @@
  */
 #include <criterion/criterion.h>
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <ucontext.h>
 
-#include "test/unit/shim_alone.h"
+#include "test/unit/shim_pair.h"
 
 #if defined(__x86_64__)
 
 #define TRAP_FLAG 0x100
 #define DEAD 0xff /* what a killed sender was about to send; in no pattern, nor is a pad */
 
-static int fd[2];
-static struct xvm_sock *s[2];
-static struct xvm_peer nobody;
-static uint64_t sent, got; /* from 0 to 1 */
-static uint64_t dead_at;   /* where bytes of a killed sender may be */
+static uint64_t dead_at; /* where bytes of a killed sender may be */
 static size_t dead_left;
 static uint64_t skip_to; /* a killed receiver may have taken up to here */
 
@@ -42,35 +36,8 @@ static uint8_t pattern(uint64_t i)
 
 static void make(void)
 {
-	struct sockaddr_in sa = {.sin_family = AF_INET};
-	socklen_t len = sizeof(sa);
-	int l = socket(AF_INET, SOCK_STREAM, 0), half[2];
-
-	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	cr_assert_eq(bind(l, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	cr_assert_eq(listen(l, 1), 0);
-	getsockname(l, (struct sockaddr *)&sa, &len);
-	fd[0] = socket(AF_INET, SOCK_STREAM, 0);
-	cr_assert_eq(connect(fd[0], (struct sockaddr *)&sa, sizeof(sa)), 0);
-	fd[1] = accept(l, NULL, NULL);
-	close(l);
-	cr_assert_eq(xvm_fdtab_init(), 0);
-	for (int i = 0; i < 2; i++) {
-		xvm_sock_track(fd[i], i ? XVM_ROLE_PASSIVE : XVM_ROLE_ACTIVE);
-		s[i] = xvm_sock_get(fd[i]);
-		cr_assert(s[i]);
-		cr_assert_eq(xvm_half_create(&s[i]->mine, xvm_conf.ring_size, &half[i]), 0);
-		atomic_store(&s[i]->ep->state, XVM_EP_OFFERED);
-	}
-	for (int i = 0; i < 2; i++) {
-		struct xvm_half peer;
-		int err = xvm_half_open(&peer, half[!i]);
-
-		xvm_sock_paired(s[i]->slot, s[i]->gen, 0, err, &peer, &nobody);
-	}
-	for (int i = 0; i < 2; i++)
-		close(half[i]);
-	sent = got = skip_to = 0;
+	make_pair();
+	skip_to = 0;
 	dead_at = UINT64_MAX;
 	dead_left = 0;
 }

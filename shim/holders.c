@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The processes that hold a socket, as its endpoint names them: forks and what they become. While
+ * one lives that lacks the mapping nobody may be on the ring (R1, S1), and the last one's close is
+ * the end (S6).
+ */
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/sock_priv.h"
+#include "transport/lock.h"
+#include "transport/sys.h"
+
+unsigned xvm_holders_other(struct xvm_shm_ep *ep, bool unmapped_only)
+{
+	unsigned n = atomic_load(&ep->unmapped) + (unmapped_only ? 0 : atomic_load(&ep->forking));
+	int me = xvm_pid();
+
+	if (xvm_conf.sandboxed)
+		return 1; /* kill(2) may not be ours to call */
+
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = atomic_load(&ep->holders[i].pid);
+
+		if (pid == 0 || pid == me)
+			continue;
+		if (xvm_lock_dead((uint32_t)pid)) {
+			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+			continue;
+		}
+		if (!unmapped_only || !atomic_load(&ep->holders[i].mapped))
+			n++;
+	}
+	return n;
+}
+
+bool xvm_holders_unmapped(struct xvm_shm_ep *ep)
+{
+	return xvm_holders_other(ep, true) != 0;
+}
+
+void xvm_holders_mapped(struct xvm_shm_ep *ep)
+{
+	for (int i = 0; i < XVM_HOLDERS; i++)
+		if (atomic_load(&ep->holders[i].pid) == xvm_pid())
+			atomic_store(&ep->holders[i].mapped, 1);
+}
+
+static void let_go(struct xvm_shm_ep *ep)
+{
+	for (int i = 0; i < XVM_HOLDERS; i++) {
+		int pid = xvm_pid();
+
+		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
+	}
+}
+
+bool xvm_holders_release(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint32_t zero = 0;
+
+	let_go(ep);
+	s->last = !s->last && !xvm_holders_other(ep, false) && atomic_load(&ep->gen) == s->gen &&
+		  atomic_compare_exchange_strong(&ep->final, &zero, 1);
+	return s->last;
+}
+
+/*
+ * What stays open is on TCP in the new image, and what is not paired is nothing to the old one any
+ * more, which may go on if exec fails: then it is just not tracked. A fork's child that execs
+ * is no holder of what exec closes.
+ */
+void xvm_holders_exec(int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	int fl;
+
+	if (!s)
+		return;
+	fl = REAL(fcntl)(fd, F_GETFD);
+	if (!xvm_sock_on(s)) {
+		/* Still a holder if it stays open: then nobody offers it meanwhile. */
+		if (fl >= 0 && (fl & FD_CLOEXEC))
+			xvm_fdtab_clear(fd);
+	} else if ((fl < 0 || (fl & FD_CLOEXEC)) && xvm_holders_other(s->ep, false)) {
+		let_go(s->ep);
+	}
+	xvm_sock_put(s);
+}
+
+/* Counted from before the fork until the child has put itself on the list of holders. */
+static _Atomic uint32_t *fork_count(struct xvm_sock *s)
+{
+	return s->fork_on ? &s->ep->forking : &s->ep->unmapped;
+}
+
+/* As the child will find it, or a little less: another thread may be pairing it just now. */
+void xvm_holders_forking(void)
+{
+	struct xvm_sock *s;
+
+	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));) {
+		if (!atomic_load(&s->file.nfds))
+			continue;
+		s->fork_on = xvm_sock_on(s);
+		s->fork_counted = true;
+		atomic_fetch_add(fork_count(s), 1);
+	}
+}
+
+void xvm_holders_fork_failed(void)
+{
+	struct xvm_sock *s;
+
+	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));) {
+		if (!atomic_load(&s->file.nfds))
+			continue;
+		if (s->fork_counted)
+			atomic_fetch_sub(fork_count(s), 1);
+		s->fork_counted = false;
+	}
+}
+
+static void forked_child(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool on = xvm_sock_on(s);
+	int i;
+
+	s->inherited = true;
+	atomic_store(&s->asleep, 0); /* those were our parent's */
+	if (xvm_sys6(SYS_getppid, 0, 0, 0, 0, 0, 0) == 0) {
+		/* Another pid namespace: our tids mean nothing to the locks. Counted for good. */
+		atomic_store(&s->paired, 0);
+		atomic_store(&s->file.users, 1);
+		return;
+	}
+	s->last = false;
+	/* Only those of this thread live on in the child. */
+	atomic_store(&s->file.users, 1);
+	for (i = 0; i < XVM_HOLDERS; i++) {
+		int none = 0;
+
+		if (!atomic_compare_exchange_strong(&ep->holders[i].pid, &none, xvm_pid()))
+			continue;
+		atomic_store(&ep->holders[i].mapped, on);
+		break;
+	}
+	if (!on) {
+		/* What the parent has offered is the parent's. */
+		xvm_half_close(&s->mine);
+	}
+	if (i < XVM_HOLDERS &&
+	    s->fork_counted) /* else it stays counted, and nobody is ever the last */
+		atomic_fetch_sub(fork_count(s), 1);
+}
+
+void xvm_holders_forked(void)
+{
+	struct xvm_sock *s;
+
+	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));) {
+		int fd;
+
+		if (atomic_load(&s->file.nfds))
+			forked_child(s);
+		/* Only our parent's threads are in a call with it. */
+		fd = atomic_exchange(&s->kept, -1);
+		if (fd >= 0)
+			xvm_fd_unhide_close(fd);
+	}
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From a socket that is tracked to one that is paired: it is offered to xvmd once it has made
+ * enough calls and nothing speaks against it, and paired, or left on TCP, when xvmd answers.
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#include "detect/client.h"
+#include "shim/epoll.h"
+#include "shim/fault.h"
+#include "shim/link.h"
+#include "shim/process.h"
+#include "shim/real.h"
+#include "shim/sock_priv.h"
+#include "shim/vm.h"
+#include "transport/sys.h"
+
+static void local_options(struct xvm_shm_ep *ep, int fd)
+{
+	struct timeval tv;
+	socklen_t len = sizeof(tv);
+	int v, fl = REAL(fcntl)(fd, F_GETFL);
+
+	if (fl >= 0 && (fl & O_NONBLOCK))
+		atomic_fetch_or(&ep->flags, XVM_EPF_NONBLOCK);
+	else
+		atomic_fetch_and(&ep->flags, ~XVM_EPF_NONBLOCK);
+	memset(&tv, 0, sizeof(tv));
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, &len))
+		atomic_store(&ep->rcvtimeo_us, (int64_t)tv.tv_sec * 1000000 + tv.tv_usec);
+	memset(&tv, 0, sizeof(tv));
+	len = sizeof(tv);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, &len))
+		atomic_store(&ep->sndtimeo_us, (int64_t)tv.tv_sec * 1000000 + tv.tv_usec);
+	len = sizeof(v);
+	v = 0;
+	REAL(getsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, &v, &len);
+	atomic_store(&ep->opt_nodelay, (uint32_t)v);
+	len = sizeof(v);
+	v = 0;
+	REAL(getsockopt)(fd, IPPROTO_TCP, TCP_CORK, &v, &len);
+	atomic_store(&ep->opt_cork, (uint32_t)v);
+	/* A pad must not wait for an acknowledgement or a cork. */
+	v = 0;
+	REAL(setsockopt)(fd, IPPROTO_TCP, TCP_CORK, &v, sizeof(v));
+	v = 1;
+	REAL(setsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, &v, sizeof(v));
+}
+
+static bool supported(int fd)
+{
+	socklen_t len = sizeof(int);
+	int v = REAL(fcntl)(fd, F_GETFL);
+
+	if (v < 0 || (v & O_ASYNC)) /* no signal would come */
+		return false;
+	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len) || v > 1)
+		return false;
+	len = sizeof(v);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_ZEROCOPY, &v, &len) && v)
+		return false;
+	len = sizeof(v);
+	if (!REAL(getsockopt)(fd, SOL_SOCKET, SO_OOBINLINE, &v, &len) && v)
+		return false;
+	return true;
+}
+
+/* The half is there: say so to xvmd. */
+static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	atomic_store(&ep->state, XVM_EP_OFFERED);
+	atomic_store(&ep->reason, XVM_R_OFFERED);
+	if (xvm_link_offer(s, fd, half_fd, off, len) == 0) {
+		XVM_COUNT(offers);
+		xvm_log(2, "fd %d: offered\n", fd);
+		return true;
+	}
+	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	return false;
+}
+
+static enum xvm_reason offer_memfd(struct xvm_sock *s, int fd)
+{
+	int hfd;
+	bool ok;
+
+	if (xvm_half_create(&s->mine, xvm_conf.ring_size, &hfd) < 0)
+		return XVM_R_NO_MEMORY;
+	atomic_store(&s->ep->medium, XVM_MEDIUM_MEMFD);
+	ok = offer_half(s, fd, hfd, 0, 0);
+	xvm_sys6(SYS_close, hfd, 0, 0, 0, 0, 0);
+	if (!ok)
+		xvm_half_close(&s->mine);
+	return ok ? XVM_R_OFFERED : XVM_R_NO_DAEMON;
+}
+
+/* The other end is in another machine. Pieces come by and by. */
+static enum xvm_reason offer_piece(struct xvm_sock *s, int fd, unsigned region)
+{
+	uint32_t len = XVM_HALF_CTL + xvm_conf.ring_size;
+	uint64_t off;
+
+	switch (xvm_vm_make(region, len, &s->mine, &off)) {
+	case 0:
+		break;
+	case -EAGAIN:
+		return XVM_R_NEW;
+	case -ENODEV:
+		return XVM_R_NO_DEVICE;
+	default:
+		return XVM_R_NO_MEMORY;
+	}
+	atomic_store(&s->ep->medium, XVM_MEDIUM_REGION + region);
+	if (offer_half(s, fd, -1, off, XVM_HALF_CTL + s->mine.ring_size))
+		return XVM_R_OFFERED;
+	xvm_vm_unmake(region, &s->mine, off);
+	return XVM_R_NO_DAEMON;
+}
+
+/* Why it cannot be offered now, or XVM_R_OFFERED. */
+static enum xvm_reason offer(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	const struct xvm_shm_table *t;
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	enum xvm_reason why;
+	uint32_t flags;
+
+	if (xvm_conf.sandboxed)
+		return XVM_R_SECCOMP;
+	if (xvm_conf.io_uring)
+		return XVM_R_UNSUPPORTED;
+	if (atomic_load(&ep->flags) & (XVM_EPF_TX_SHUT | XVM_EPF_RX_SHUT))
+		return XVM_R_NEW;
+	if (xvm_holders_other(ep, false))
+		return XVM_R_SHARED;
+	/* libc and the images to come use these by means that no wrapper sees. */
+	for (int std = 0; std <= 2; std++)
+		if (xvm_fdtab_peek(std) == &s->file)
+			return XVM_R_STDIO;
+	if (s->adopted && xvm_held_elsewhere(fd))
+		return XVM_R_SHARED;
+	if (REAL(syscall)(SYS_getpeername, fd, &sa, &len) < 0 ||
+	    xvm_client_addr((struct sockaddr *)&sa, len, ep->raddr, &ep->rport) < 0)
+		return XVM_R_NEW;
+	len = sizeof(sa);
+	if (REAL(syscall)(SYS_getsockname, fd, &sa, &len) < 0 ||
+	    xvm_client_addr((struct sockaddr *)&sa, len, ep->laddr, &ep->lport) < 0)
+		return XVM_R_NEW;
+	why = xvm_link_up();
+	if (why)
+		return why;
+	xvm_link_poll(); /* regions are told of right behind the welcome */
+	t = atomic_load(&xvm_link_table);
+	if (!t)
+		return XVM_R_NO_DAEMON;
+	s->res_seq = atomic_load(&t->seq);
+	flags = xvm_client_resident(t, ep->raddr);
+	if ((!flags || (flags & XVM_RES_AMBIGUOUS)) && xvm_link_lost()) {
+		/* The table was a dead daemon's. */
+		why = xvm_link_up();
+		t = atomic_load(&xvm_link_table);
+		if (why || !t)
+			return why ? why : XVM_R_NO_DAEMON;
+		s->res_seq = atomic_load(&t->seq);
+		flags = xvm_client_resident(t, ep->raddr);
+	}
+	if (!flags)
+		return XVM_R_NOT_RESIDENT;
+	if (flags & XVM_RES_AMBIGUOUS)
+		return XVM_R_AMBIGUOUS;
+	if (!supported(fd))
+		return XVM_R_UNSUPPORTED;
+	return flags & XVM_RES_VM ? offer_piece(s, fd, XVM_RES_REGION(flags)) : offer_memfd(s, fd);
+}
+
+bool xvm_offer_engage(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	const struct xvm_shm_table *t;
+	enum xvm_reason why;
+	uint32_t calls, candidate = XVM_EP_CANDIDATE;
+
+	xvm_link_poll();
+	if (xvm_sock_on(s))
+		return true;
+	if (atomic_load_explicit(&ep->state, memory_order_relaxed) != XVM_EP_CANDIDATE)
+		return false;
+	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
+	if (why == XVM_R_NOT_RESIDENT || why == XVM_R_AMBIGUOUS) {
+		t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
+		if (t && atomic_load_explicit(&t->seq, memory_order_relaxed) == s->res_seq)
+			return false;
+	}
+	calls = atomic_fetch_add_explicit(&ep->calls, 1, memory_order_relaxed);
+	if (calls < xvm_conf.offer_after || (why != XVM_R_NEW && calls % 64))
+		return false;
+	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
+		return false;
+	/* One thread tries; OFFERED while it does, so that nobody else starts. */
+	if (!atomic_compare_exchange_strong(&ep->state, &candidate, XVM_EP_OFFERED))
+		return false;
+	atomic_store(&ep->pid, xvm_pid());
+	atomic_store(&ep->fd, fd);
+	why = offer(s, fd);
+	if (why != XVM_R_OFFERED) {
+		if (atomic_exchange(&ep->reason, why) != why)
+			xvm_log(2, "fd %d: on TCP: %s\n", fd, xvm_reason_name(why));
+		if (why == XVM_R_UNSUPPORTED || why == XVM_R_SECCOMP)
+			atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+		atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	}
+	return xvm_sock_on(s);
+}
+
+/* ---- answers ------------------------------------------------------------ */
+
+void xvm_offer_seen(uint32_t slot, uint32_t gen)
+{
+	int fd;
+	struct xvm_sock *s = xvm_sock_of_slot(slot, gen, &fd);
+
+	if (!s)
+		return;
+	atomic_fetch_or(&s->ep->flags, XVM_EPF_SEEN);
+	xvm_sock_put(s);
+}
+
+/* On TCP for good: an offer came to nothing. */
+static void stay(struct xvm_sock *s, int fd, enum xvm_reason why)
+{
+	xvm_log(2, "fd %d: stays on TCP: %s\n", fd, xvm_reason_name(why));
+	atomic_store(&s->ep->reason, why);
+	xvm_half_close(&s->mine);
+	atomic_store(&s->ep->state, XVM_EP_TCP);
+}
+
+/* A reference to the socket that waits for xvmd's answer; NULL if it waits no more. */
+static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
+{
+	struct xvm_sock *s = xvm_sock_of_slot(slot, gen, fd);
+
+	if (!s)
+		return NULL;
+	if (atomic_load(&s->ep->state) == XVM_EP_OFFERED && !xvm_sock_on(s) && s->mine.shm)
+		return s;
+	xvm_sock_put(s);
+	return NULL;
+}
+
+void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why)
+{
+	int fd;
+	struct xvm_sock *s = offered_get(slot, gen, &fd);
+
+	if (!s)
+		return;
+	stay(s, fd, why < XVM_R_COUNT ? why : XVM_R_RULE);
+	XVM_COUNT(refused);
+	xvm_sock_put(s);
+}
+
+void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
+		      struct xvm_peer *proc)
+{
+	int fd;
+	struct xvm_sock *s = offered_get(slot, gen, &fd);
+	struct xvm_shm_ep *ep;
+
+	if (!s || err < 0) {
+		if (proc) {
+			xvm_link_peer_put(proc);
+			xvm_half_close(half);
+		}
+		if (s) {
+			/* Without the peer's half there is no consent: it stays on TCP, as we do.
+			 */
+			stay(s, fd,
+			     err == -ENOMEM || err == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
+			xvm_link_drop(slot, gen, true);
+			xvm_sock_put(s);
+		}
+		return;
+	}
+	xvm_fault_install();
+	ep = s->ep;
+	s->peer = *half;
+	s->proc = proc;
+	if (atomic_load(&ep->role) == XVM_ROLE_UNKNOWN)
+		atomic_store(&ep->role, role);
+	local_options(ep, fd);
+	s->cookie = xvm_cookie(fd);
+	xvm_holders_mapped(ep);
+	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
+	atomic_store(&s->mine.shm->have_wakers, atomic_load(&proc->mask));
+	/* R1, S2: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
+	atomic_store(&ep->state, XVM_EP_PAIRED);
+	atomic_store(&s->paired, 1);
+	XVM_COUNT(paired);
+	xvm_log(2, "fd %d: paired\n", fd);
+	xvm_epoll_changed(s);
+	xvm_sock_put(s);
+}

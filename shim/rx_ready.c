@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What there is to be received, said without taking it. */
+#define XVM_REAL_IS_QUIET
+#include <linux/sockios.h>
+
+#include "shim/stream_priv.h"
+#include "transport/lock.h"
+
+bool xvm_rx_peek(struct xvm_sock *s)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
+	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch;
+
+	if (__builtin_expect(xvm_cut_done(s), 0))
+		return false;
+	if (mine & 1) {
+		uint64_t tail = *(volatile uint64_t *)&ep->rx_tail, fin;
+
+		if (epoch !=
+		    mine) /* left: more of the ring, or the boundary, if its pads are taken */
+			return atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != tail ||
+			       atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
+				       *(volatile uint64_t *)&ep->rx_tcp_got;
+		fin = atomic_load_explicit(&p->fin, memory_order_relaxed);
+		return atomic_load_explicit(&p->head, memory_order_acquire) != tail ||
+		       (fin && fin == tail + 1) || ep->rx_eof || ep->rx_err;
+	}
+	return epoch != mine && atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
+					*(volatile uint64_t *)&ep->rx_tcp_got;
+}
+
+uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail;
+	uint32_t out = 0;
+	int r;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return xvm_rx_peek(s) ? EPOLLIN : 0;
+	xvm_rx_recount_locked(s, fd);
+	xvm_rx_consent_locked(s, fd);
+	if (kernel)
+		ep->rx_kcheck = 1;
+	do {
+		r = xvm_rx_settle_locked(s, fd, &avail);
+		if (r < 0) {
+			out = r == -EAGAIN ? 0 : EPOLLIN;
+			break;
+		}
+		if (avail) {
+			out = EPOLLIN;
+			/* Pads must not stay: a level-triggered wait would spin on them. */
+			if (kernel & EPOLLIN && (ep->rx_epoch & 1))
+				xvm_pads_ask_locked(s, fd);
+			break;
+		}
+		if (ep->rx_eof || ep->rx_err) {
+			out = EPOLLIN;
+			break;
+		}
+		if (!(ep->rx_epoch & 1)) {
+			out = kernel & EPOLLIN;
+			break;
+		}
+		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&
+		    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch) {
+			xvm_rx_eof_locked(s);
+			out = EPOLLIN;
+			break;
+		}
+		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch)
+			break; /* the leave pad is under way and will be reported */
+	} while (ep->rx_kcheck && xvm_pads_ask_locked(s, fd));
+	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
+		out |= EPOLLIN;
+	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
+	    atomic_load(&s->peer.shm->fin)) /* before the kernel is asked again */
+		out |= EPOLLRDHUP;
+	xvm_unlock(&ep->rx_lock);
+	return out;
+}
+
+size_t xvm_rx_pending(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	uint64_t avail = 0, epoch;
+	int inq = 0;
+
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return 0;
+	xvm_rx_recount_locked(s, fd);
+	xvm_rx_consent_locked(s, fd);
+	if (xvm_rx_settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
+		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
+		REAL(ioctl)(fd, SIOCINQ, &inq);
+		avail = (uint64_t)inq;
+		epoch |= atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
+		if (epoch != ep->rx_epoch && !xvm_cut_done(s)) {
+			uint64_t left = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
+
+			if (avail >= left) {
+				uint64_t more = atomic_load(&s->peer.shm->head) - ep->rx_tail;
+
+				avail = left + (more <= s->peer.ring_size ? more : 0);
+			}
+		}
+	}
+	xvm_unlock(&ep->rx_lock);
+	return (size_t)avail;
+}

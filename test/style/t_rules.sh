@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each rule of PROTOCOL.md is named at the functions that it names, and no other rule is in the code.
+. "$(dirname "$0")/../lib/test.sh"
+
+cd "$SRC"
+python3 test/style/rules.py
