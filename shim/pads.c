@@ -8,6 +8,10 @@
 #include "shim/stream_priv.h"
 #include "transport/lock.h"
 
+/* A pad that was counted comes at once, but its sender may have to wait for a CPU: one that comes
+ * after the close would cost what we have sent last. A millisecond each. */
+#define FINISH_LOOKS 300
+
 #define PADS_MAX 64 /* receives of pads in a row */
 
 /* ---- receiving, under rx_lock ---------------------------------------- */
@@ -147,6 +151,7 @@ bool xvm_pads_finish(struct xvm_sock *s, int fd)
 	struct xvm_shm_half *p = s->peer.shm;
 	struct pollfd pfd = {.fd = fd, .events = POLLIN};
 	uint64_t avail = 0, due;
+	ssize_t r;
 
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return false;
@@ -154,15 +159,16 @@ bool xvm_pads_finish(struct xvm_sock *s, int fd)
 	/* S6: nobody sends a pad after having seen this; pairs with xvm_pads_put_locked(). */
 	atomic_store(&s->mine.shm->rx_closed, 1);
 	atomic_thread_fence(memory_order_seq_cst);
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < FINISH_LOOKS; i++) {
 		if (xvm_rx_settle_locked(s, fd, &avail) < 0)
 			break;
 		due = atomic_load(&p->tcp_put) - ep->rx_tcp_got;
 		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_err)
 			break;
-		if (xvm_pads_discard_locked(s, fd, due) == -EAGAIN)
+		r = xvm_pads_discard_locked(s, fd, due);
+		if (r == -EAGAIN)
 			REAL(poll)(&pfd, 1, 1); /* counted, and about to be sent */
-		else if (pfd.revents & (POLLHUP | POLLERR))
+		else if (r == 0 || pfd.revents & (POLLHUP | POLLERR))
 			break;
 	}
 	if (avail == 0)
