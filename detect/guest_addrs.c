@@ -136,8 +136,10 @@ void xvm_guest_addrs_mirror(struct xvm_guest *g)
 	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
 		if (g->place[i])
 			xvm_residency_sweep_begin(g->place[i]);
-	if (g->twice)
+	if (g->twice) {
+		g->twice->told = true;
 		xvm_residency_sweep_begin(g->twice);
+	}
 	for (i = 0; i < n; i++)
 		mirror_one(g, &g->res[i]);
 	for (i = 0; i < XVM_REGION_PEERS_MAX; i++)
