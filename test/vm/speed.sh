@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# What two machines of a group gain over virtio-net on the same bridge: round trips, a stream, redis. Medians
+# of three alternating runs. Run by hand, on a machine that has nothing else to do: bash test/vm/speed.sh
+. "$(dirname "$0")/group.sh"
+
+# rate plain|xvm MODE SIZE: between one (client) and two.
+rate()
+{
+	local W server
+	"_wrap_$1" two
+	server=("${W[@]}" "$B/xvm")
+	"_wrap_$1" one
+	# The client's commands come by stdin.
+	W=("${W[0]}" -i "${W[@]:1}")
+	timeout 60 python3 "$SRC/test/vm/peer.py" "$2" "$3" "${VM4[two]}" 2 "${server[@]}" -- "${W[@]}" "$B/xvm"
+}
+
+redis_rate()
+{
+	"$1" one redis-benchmark -h "${VM4[two]}" -p "$2" -c 50 -n 15000 -t get -q | tr '\r' '\n' | sed -n 's/^GET: \([0-9.]*\) requests.*/\1/p' | tail -n 1
+}
+
+# owed NAME RATIO COMMAND...: COMMAND says a rate; its second word is plain or xvm.
+owed()
+{
+	local name=$1 least=$2 i
+	shift 2
+	: >"$T/plain"
+	: >"$T/xvm"
+	for i in 1 2 3; do
+		"${@//MODE/plain}" >>"$T/plain"
+		"${@//MODE/xvm}" >>"$T/xvm"
+	done
+	python3 - "$name" "$least" "$T/plain" "$T/xvm" <<-'END' || missed+=("$name")
+	import statistics, sys
+	name, least = sys.argv[1], float(sys.argv[2])
+	plain, xvm = ([float(x) for x in open(f)] for f in sys.argv[3:])
+	ratio = statistics.median(xvm) / statistics.median(plain)
+	print(f"{name}: {ratio:.2f}x, owed {least}x; plain {plain}, xvm {xvm}")
+	sys.exit(ratio < least)
+	END
+}
+
+redis()
+{
+	local mode=$1 port
+	port=$([[ $mode = plain ]] && echo 6400 || echo 6401)
+	redis_rate "$mode" "$port"
+}
+
+missed=()
+group_host
+group_start one near --iommu
+group_start two near --iommu
+vm_ready one two
+group_up one two
+knows one "${VM4[two]}"
+owed "round trips, 1 byte" 5 rate MODE rtt 1
+owed "stream, 128 KB writes" 5 rate MODE stream 131072
+bg redis-plain plain two redis-server --bind "${VM4[two]}" --port 6400 --protected-mode no --save ''
+bg redis-xvm xvm two redis-server --bind "${VM4[two]}" --port 6401 --protected-mode no --save ''
+wait_port two 6400
+wait_port two 6401
+owed "redis GET, 50 clients" 3 redis MODE
+((!${#missed[@]})) || fail "below what is owed: ${missed[*]}"
