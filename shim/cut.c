@@ -9,6 +9,8 @@
 #include "shim/stream_priv.h"
 #include "transport/lock.h"
 
+#define LOOKS_MAX 1000
+
 /* ---- receiving, under rx_lock ------------------------------------------ */
 
 static int cut_locked(struct xvm_sock *s)
@@ -26,7 +28,8 @@ int xvm_cut_decide_locked(struct xvm_sock *s, int fd)
 	struct xvm_shm_half *p = s->peer.shm;
 	ssize_t r;
 
-	for (;;) {
+	/* A peer that lies may change what it says for ever: it is not waited for in here. */
+	for (int looks = 0; looks < LOOKS_MAX; looks++) {
 		/* In this order; pairs with the stores in xvm_cut_recall_locked(). */
 		uint64_t epoch = atomic_load(&p->epoch), recalled = atomic_load(&p->recalled);
 		uint64_t put = atomic_load(&p->tcp_put), bnd = atomic_load(&p->bnd_tcp);
@@ -71,6 +74,7 @@ int xvm_cut_decide_locked(struct xvm_sock *s, int fd)
 		if (r <= 0) /* the end: who is gone resends nothing */
 			return recalled ? cut_locked(s) : -EBUSY;
 	}
+	return -EAGAIN;
 }
 
 int xvm_cut_rx(struct xvm_sock *s, int fd)

@@ -30,29 +30,32 @@ pair()
 {
 	local port=$1
 	shift
-	bg server plain host "$@" "$T/bin/xvm" run "$T/bin/flow" serve 127.0.0.1 "$port" --forever
+	bg "server$port" plain host "$@" "$T/bin/xvm" run "$T/bin/flow" serve 127.0.0.1 "$port" --forever
 	s=$PID
 	wait_port host "$port"
-	bg client plain host "$@" "$T/bin/xvm" run -- "$T/bin/flow" connect 127.0.0.1 "$port" --forever --rate 50M
+	bg "client$port" plain host "$@" "$T/bin/xvm" run -- "$T/bin/flow" connect 127.0.0.1 "$port" --forever --rate 50M
 	c=$PID
-	says client "connected"
+	says "client$port" "connected"
 }
 
 step "a user"
 pair 8301 "${as_nobody[@]}"
 export XVM_SOCKET=$T/rt/xvm/xvmd.sock
 expect_ring "$c" "$s"
+first=("$c" "$s")
 [[ $(daemons) = 1 ]] || fail "$(daemons) daemons"
 step "the daemon is killed: the stream goes on, the next program gets a new daemon"
 pkill -KILL -x xvmd
 wait_for 5 no_daemons
 pair 8302 "${as_nobody[@]}"
 expect_ring "$c" "$s"
-kill -TERM "$c"
-finished "$c"
+for c in "$c" "${first[0]}"; do
+	kill -TERM "$c"
+	finished "$c"
+done
 finished "$s"
-exact client server
-pkill -TERM -x flow
+finished "${first[1]}"
+exact client8301 server8301 client8302 server8302
 step "the daemon ends with its last client"
 wait_for 20 no_daemons || fail "$(daemons) daemons are still there"
 
