@@ -466,6 +466,22 @@ static void send_dead_here(const struct xvm_end *e)
 			     e->slot, e->gen, 0);
 }
 
+void xvm_pairs_book_gone(struct xvm_daemon *d, const struct xvm_lease_book *book)
+{
+	struct xvm_list *l, *lt, *n, *t;
+
+	for (XVM_EACH(l, lt, &d->arenas)) {
+		struct xvm_arena_ref *a = xvm_container(l, struct xvm_arena_ref, in_all);
+
+		for (XVM_EACH(n, t, &a->ends)) {
+			struct xvm_end *e = xvm_container(n, struct xvm_end, in_owner);
+
+			if (e->own && e->own->book == book)
+				e->own = NULL;
+		}
+	}
+}
+
 void xvm_pairs_vm_forgotten(struct xvm_vm *vm)
 {
 	struct xvm_list *n, *t;

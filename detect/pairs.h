@@ -12,6 +12,7 @@
 #define XVM_DETECT_PAIRS_H
 
 #include "detect/conn.h"
+#include "detect/lease.h"
 #include "detect/pairing.h"
 
 #define XVM_PAIRS_IDLE_S 10. /* that an idle link is kept */
@@ -33,6 +34,8 @@ void xvm_pairs_unpair_vm(struct xvm_vm *vm, uint32_t client, uint32_t slot, uint
 /* Its run is over: nobody there reads or is to be told anything, and the other ends are told so. */
 void xvm_pairs_vm_gone(struct xvm_vm *vm);
 /* And who still reads it does so for himself. */
+/* The book of a group is about to end: no end has a half in it any more. */
+void xvm_pairs_book_gone(struct xvm_daemon *d, const struct xvm_lease_book *book);
 void xvm_pairs_vm_forgotten(struct xvm_vm *vm);
 
 void xvm_pairs_conn_gone(struct xvm_conn *c);

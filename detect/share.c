@@ -4,6 +4,7 @@
 
 #include "detect/daemon.h"
 #include "detect/offer.h"
+#include "detect/pairs.h"
 #include "detect/share.h"
 #include "detect/vms.h"
 
@@ -182,5 +183,6 @@ void xvm_share_group_gone(struct xvm_group *g)
 
 	for (XVM_EACH(l, lt, &g->d->all))
 		xvm_offer_group_gone(xvm_container(l, struct xvm_conn, in_all), &g->book);
+	xvm_pairs_book_gone(g->d, &g->book);
 	xvm_lease_exit(&g->book);
 }

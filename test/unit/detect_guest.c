@@ -19,6 +19,7 @@
 #include "detect/fd.h"
 #include "detect/guest_ep.h"
 #include "detect/log.h"
+#include "transport/arena.h"
 #include "transport/memfd.h"
 
 #define SIZE (8u << 20)
@@ -284,14 +285,14 @@ static struct prog run_as(uid_t uid)
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
 	cr_assert_not_null(xvm_conn_new(&d, sv[1], getpid(), uid));
 	p.sock = sv[0];
-	p.arena = xvm_memfd_make("arena", sizeof(*p.mem) + 16 * sizeof(struct xvm_shm_ep), &mem);
+	p.arena = xvm_memfd_make("arena", XVM_ARENA_EP_OFF + 16 * sizeof(struct xvm_shm_ep), &mem);
 	cr_assert_geq(p.arena, 0);
 	p.mem = mem;
 	p.mem->magic = XVM_ARENA_MAGIC;
 	p.mem->version = XVM_ABI_VERSION;
 	p.mem->ep_size = sizeof(struct xvm_shm_ep);
 	p.mem->ep_max = XVM_ARENA_EPS;
-	p.mem->ep_off = sizeof(*p.mem);
+	p.mem->ep_off = XVM_ARENA_EP_OFF;
 	cr_assert_eq(xvm_proto_send(p.sock, &m, &p.arena, 1), 0);
 	step();
 	return p;
@@ -866,7 +867,7 @@ static int error_of(int sock)
 /* What the shim writes into its arena: where the socket is. */
 static void note(struct prog *p, uint32_t slot, int fd)
 {
-	struct xvm_shm_ep *ep = (struct xvm_shm_ep *)(p->mem + 1) + slot;
+	struct xvm_shm_ep *ep = xvm_arena_ep(p->mem, slot);
 
 	ep->state = XVM_EP_PAIRED;
 	ep->pid = getpid();
