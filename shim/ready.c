@@ -243,6 +243,9 @@ struct xvm_edge xvm_sock_edge(struct xvm_sock *s)
 
 bool xvm_sock_same_cpu(struct xvm_sock *s)
 {
+	/* Another machine's numbers mean other CPUs. */
+	if (s->proc->vm)
+		return false;
 	return atomic_load_explicit(&s->peer.shm->cpu, memory_order_relaxed) ==
 	       (uint32_t)sched_getcpu() + 1;
 }

@@ -127,6 +127,7 @@ static struct xvm_peer *peer_of(unsigned region, uint32_t number)
 	p = xvm_link_peer_vm(region, number);
 	if (!p)
 		return NULL;
+	xvm_spin_elsewhere();
 	/* The doorbell reaches every vector of every machine. */
 	atomic_store(&p->mask, atomic_load(&g->doorbell) ? UINT64_MAX : 0);
 	atomic_compare_exchange_strong(&g->peer[number], &none, p);

@@ -176,9 +176,19 @@ static bool alone(void)
 	return n == 1;
 }
 
+/* There are peers in other machines, which have CPUs of their own. */
+static _Atomic bool elsewhere;
+
+void xvm_spin_elsewhere(void)
+{
+	atomic_store_explicit(&elsewhere, true, memory_order_relaxed);
+}
+
 static uint64_t bound(void)
 {
-	return alone() ? 0 : (uint64_t)xvm_conf.spin_us * 1000;
+	return alone() && !atomic_load_explicit(&elsewhere, memory_order_relaxed)
+		       ? 0
+		       : (uint64_t)xvm_conf.spin_us * 1000;
 }
 
 uint64_t xvm_spin_budget(void)

@@ -40,6 +40,7 @@ void xvm_waker_forked(void);
 /* Spin policy (design section 4): how many ns to spin before this sleep, and what came of it. Per
  * thread; bounded by XVM_SPIN_US; nil where spinning has not paid off lately. */
 uint64_t xvm_spin_budget(void);
+void xvm_spin_elsewhere(void);	  /* a peer has CPUs that are not among ours */
 void xvm_spin_won(uint64_t ns);	  /* something came while spinning */
 void xvm_spin_slept(uint64_t ns); /* spun in vain or not at all, then slept so long */
 uint64_t xvm_now_ns(void);
