@@ -240,6 +240,7 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 
 void xvm_vm_reset(void)
 {
+	xvm_waker_no_vectors();
 	for (int i = 0; i < XVM_VM_REGIONS; i++) {
 		struct region *g = &regions[i];
 		int fd = atomic_exchange(&g->fd, 0);
@@ -251,7 +252,10 @@ void xvm_vm_reset(void)
 		atomic_store(&g->dry_until, 0);
 		for (int k = 0; k < PIECES; k++)
 			atomic_store(&g->piece[k], 0);
-		/* Peers and the doorbell stay: sockets that are paired go on with them. */
+		/* Sockets that are paired go on with the peers that they have; what comes may have
+		 * other eventfds by the same numbers. The doorbell is the device's. */
+		for (int k = 0; k < XVM_VM_PEERS; k++)
+			atomic_store(&g->peer[k], NULL);
 	}
 }
 

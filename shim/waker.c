@@ -79,6 +79,12 @@ bool xvm_waker_adopt(int fd, unsigned region, unsigned vector)
 	return false;
 }
 
+void xvm_waker_no_vectors(void)
+{
+	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
+		wakers[i].vector = 0;
+}
+
 struct xvm_waker *xvm_waker_get(void)
 {
 	uint64_t have = atomic_load_explicit(&made, memory_order_acquire), idle, fresh;
