@@ -146,10 +146,10 @@ static uint32_t to_arm(struct xvm_reg *r)
 	return what;
 }
 
-/* Few hot sockets cost little, and a pad more than a ring; many are not to slow down each sleep. */
+/* To arm costs little and a pad much; but many that are idle are not to slow down each sleep. */
 static unsigned cool_after(const struct xvm_epoll *e)
 {
-	return e->hot_count <= 8 ? 64 : e->hot_count <= 32 ? 16 : 4;
+	return e->hot_count <= 256 ? 64 : e->hot_count <= 1024 ? 16 : 4;
 }
 
 int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
