@@ -69,7 +69,7 @@ _vm_options()
 	# Before all devices that are to be behind it.
 	((!iommu)) || opts+=(-device intel-iommu,intremap=on)
 	opts+=(
-		-machine q35,accel=tcg -cpu qemu64,+rdrand -m "$mem"
+		-machine q35,accel=tcg -cpu max,-erms -m "$mem"
 		# With one processor, and none to come, TCG leaves out fences and the locks of instructions: two
 		# guests that share memory would not see each other's writes in order.
 		-smp "$cpus,maxcpus=$((cpus + 1))"
