@@ -270,7 +270,7 @@ static void take_vector(struct xvm_guest *g, struct xvm_conn *c)
 }
 
 /* Nobody but root and our own user may have more than half of it all. */
-static bool may_have(const struct xvm_guest *g, const struct xvm_user *u, uint64_t len)
+static bool may_keep(const struct xvm_guest *g, const struct xvm_user *u)
 {
 	uint64_t all = g->book.end - g->book.first, has = 0;
 	struct xvm_list *n, *t;
@@ -284,7 +284,7 @@ static bool may_have(const struct xvm_guest *g, const struct xvm_user *u, uint64
 		if (a && a->user == u)
 			has += p->len;
 	}
-	return len <= all / 2 && has <= all / 2 - len;
+	return has <= all / 2;
 }
 
 static bool len_ok(uint64_t len)
@@ -308,8 +308,11 @@ void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m)
 	}
 	if (g->up) {
 		give_vector(g, c);
-		if (may_have(g, c->arena->user, m->len))
-			p = xvm_lease_take(&g->book, m->len, c->arena);
+		p = xvm_lease_half(&g->book, m->len, c->arena);
+		if (p && !may_keep(g, c->arena->user)) {
+			xvm_lease_return(p);
+			p = NULL;
+		}
 	}
 	if (p) {
 		xvm_list_add(&c->arena->pieces, &p->in_owner);

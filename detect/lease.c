@@ -4,6 +4,9 @@
 #include "detect/lease.h"
 #include "transport/region.h"
 
+#define SHARE 16		 /* of what is free, that one half may have */
+#define RING_LEAST (16ull << 10) /* unless less was asked for */
+
 static struct xvm_piece *piece(struct xvm_list *n)
 {
 	return xvm_container(n, struct xvm_piece, in_book);
@@ -61,6 +64,20 @@ struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *o
 	xvm_list_init(&p->in_owner);
 	xvm_list_add(n, &p->in_book);
 	b->lent += len;
+	return p;
+}
+
+/* Many small rings serve more than a few large ones, but one that is too small is no better than
+ * TCP. */
+struct xvm_piece *xvm_lease_half(struct xvm_lease_book *b, uint64_t len, void *owner)
+{
+	uint64_t free = b->end - b->first - b->lent, ring = len - XVM_HALF_CTL;
+	struct xvm_piece *p;
+
+	while (ring > RING_LEAST && XVM_HALF_CTL + ring > free / SHARE)
+		ring /= 2;
+	while (!(p = xvm_lease_take(b, XVM_HALF_CTL + ring, owner)) && ring > RING_LEAST)
+		ring /= 2;
 	return p;
 }
 

@@ -33,6 +33,8 @@ void xvm_lease_exit(struct xvm_lease_book *b);
 /* Lend len bytes, in whole pages: one reference, the owner's. NULL: there is no room, or no memory.
  */
 struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *owner);
+/* Lend what one half takes: len bytes, or less (a smaller ring) where little is left. */
+struct xvm_piece *xvm_lease_half(struct xvm_lease_book *b, uint64_t len, void *owner);
 /* The piece that begins there, or NULL. */
 struct xvm_piece *xvm_lease_find(const struct xvm_lease_book *b, uint64_t off);
 

@@ -30,7 +30,8 @@ enum xvm_msg_type {
 	XVM_MSG_WAKER,	  /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
 	XVM_MSG_UNPAIR,	  /* slot, gen: a paired endpoint is closed */
 	XVM_MSG_CTL_DONE, /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
-	XVM_MSG_LEASE,	  /* region, len: one piece more of that length, please. Answer: PIECE */
+	XVM_MSG_LEASE,	  /* region, len: one piece more, of at most that length, please. Answer:
+			     PIECE */
 
 	/* xvmd to client */
 	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id, arg64 = what mail[id] counts with

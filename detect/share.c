@@ -98,7 +98,7 @@ void xvm_share_lease(struct xvm_conn *c, const struct xvm_msg *m)
 	/* The group may have ended, and rules may have changed. */
 	if (g && xvm_conf_shares(c->d->conf, c->uid, c->exe, c->user->trusted)) {
 		give_vector(c, g);
-		p = xvm_lease_take(&g->book, m->len, c->arena);
+		p = xvm_lease_half(&g->book, m->len, c->arena);
 	}
 	if (p) {
 		xvm_list_add(&c->arena->pieces, &p->in_owner);

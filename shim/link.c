@@ -126,16 +126,16 @@ bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
 {
 	uint64_t one = 1, old;
 
-	if (!(atomic_load_explicit(&p->mask, memory_order_acquire) >> index & 1))
+	if (index >= XVM_WAKERS_MAX || !(xvm_link_peer_mask(p) >> index & 1))
 		return false;
-	if (index >= XVM_WAKERS_MAX)
-		return false;
-	/* A machine's vector goes from one process to the next, whose sleeps count anew. */
-	old = p->vm ? 0 : atomic_load_explicit(&p->rung[index], memory_order_acquire);
+	/* A machine's vector goes from one process to the next, whose sleeps count anew: so what
+	 * was rung for is known by process. */
+	old = p->vm && !p->process ? 0
+				   : atomic_load_explicit(&p->rung[index], memory_order_acquire);
 	if (old >= seq)
 		return true;
 	/* Ring first, note it then: who sees the note may rely on the ring. */
-	if (p->vm ? !xvm_vm_ring(p, index)
+	if (p->vm ? !xvm_vm_ring(p->machine, index)
 		  : xvm_sys6(SYS_write, atomic_load(&p->efd[index]), (long)&one, sizeof(one), 0, 0,
 			     0) < 0)
 		return false;
@@ -500,7 +500,7 @@ void xvm_link_forked(void)
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
-	xvm_vm_reset();
+	xvm_vm_forked();
 	next_try = 0;
 	why_down = XVM_R_NO_DAEMON;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)

@@ -17,8 +17,12 @@ struct xvm_peer {
 	_Atomic uint32_t socks;	 /* sockets that refer to it */
 	_Atomic uint32_t gone;
 	_Atomic uint64_t mask; /* bit i: efd[i] is there */
-	bool vm;	       /* a virtual machine: efd[] and rung[] go by its vectors */
+	bool vm;	       /* in another machine */
 	uint16_t region, number;
+	/* There eventfds are the machine's vectors, for all its processes; else this is NULL. */
+	struct xvm_peer *machine;
+	uint64_t process;	/* what its halves say, if it has a machine */
+	struct xvm_peer *other; /* process of that machine */
 	_Atomic int efd[XVM_WAKERS_MAX];
 	_Atomic uint64_t rung[XVM_WAKERS_MAX]; /* highest sleep that was answered */
 };
@@ -52,8 +56,15 @@ static inline void xvm_link_poll(void)
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len);
 /* Ask for a piece. */
 int xvm_link_lease(unsigned region, uint32_t len);
-/* A new record of a machine; it stays for good. NULL where there is no memory. */
+/* A new record of a machine, or of a process in one; it stays for good. NULL where there is no
+ * memory. */
 struct xvm_peer *xvm_link_peer_vm(unsigned region, uint32_t number);
+/* Bit i: we can ring its eventfd i. */
+static inline uint64_t xvm_link_peer_mask(const struct xvm_peer *p)
+{
+	return atomic_load_explicit(p->machine ? &p->machine->mask : &p->mask,
+				    memory_order_acquire);
+}
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired); /* withdraw or unpair */
 int xvm_link_waker(struct xvm_waker *w);
 

@@ -297,7 +297,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 	s->cookie = xvm_cookie(fd);
 	xvm_holders_mapped(ep);
 	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
-	atomic_store(&s->mine.shm->have_wakers, atomic_load(&proc->mask));
+	atomic_store(&s->mine.shm->have_wakers, xvm_link_peer_mask(proc));
 	/* R1, S2: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
 	atomic_store(&ep->state, XVM_EP_PAIRED);
 	atomic_store(&s->paired, 1);

@@ -18,7 +18,7 @@
 void xvm_sock_publish(struct xvm_sock *s)
 {
 	struct xvm_shm_half *m = s->mine.shm;
-	uint64_t mask = atomic_load_explicit(&s->proc->mask, memory_order_relaxed);
+	uint64_t mask = xvm_link_peer_mask(s->proc);
 
 	if (mask != atomic_load_explicit(&m->have_wakers, memory_order_relaxed))
 		atomic_store(&m->have_wakers, mask);

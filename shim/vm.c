@@ -2,6 +2,7 @@
 #include "shim/vm.h"
 
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "shim/process.h"
 #include "shim/real.h"
@@ -18,8 +19,7 @@ struct region {
 	_Atomic(volatile uint32_t *) doorbell;
 	_Atomic uint32_t asked;		/* for pieces, not answered */
 	_Atomic uint64_t dry_until;	/* there were no more */
-	_Atomic uint64_t piece[PIECES]; /* 1 + offset, or 0 */
-	uint32_t piece_len;
+	_Atomic uint64_t piece[PIECES]; /* piece_word(), or 0 */
 	_Atomic(struct xvm_peer *) peer[XVM_VM_PEERS];
 };
 
@@ -27,28 +27,42 @@ static struct region regions[XVM_VM_REGIONS];
 
 /* ---- pieces --------------------------------------------------------------- */
 
-static bool keep(struct region *g, uint64_t off)
+/* As one word: its offset, which is page-aligned, and the size of a ring in it as a power of two.
+ */
+static uint64_t piece_word(uint64_t off, uint64_t len)
+{
+	return off | (uint64_t)__builtin_ctzll(len - XVM_HALF_CTL);
+}
+
+static uint64_t piece_off(uint64_t word)
+{
+	return word & ~4095ull;
+}
+
+static uint32_t piece_len(uint64_t word)
+{
+	return XVM_HALF_CTL + (1u << (word & 63));
+}
+
+static bool keep(struct region *g, uint64_t word)
 {
 	for (int i = 0; i < PIECES; i++) {
 		uint64_t none = 0;
 
-		if (atomic_compare_exchange_strong(&g->piece[i], &none, off + 1))
+		if (atomic_compare_exchange_strong(&g->piece[i], &none, word))
 			return true;
 	}
 	return false;
 }
 
-static bool find(struct region *g, uint64_t *off)
+/* One that was kept, or 0. */
+static uint64_t find(struct region *g)
 {
-	for (int i = 0; i < PIECES; i++) {
-		uint64_t p = atomic_exchange(&g->piece[i], 0);
+	uint64_t word = 0;
 
-		if (!p)
-			continue;
-		*off = p - 1;
-		return true;
-	}
-	return false;
+	for (int i = 0; i < PIECES && !word; i++)
+		word = atomic_exchange(&g->piece[i], 0);
+	return word;
 }
 
 static unsigned kept(struct region *g)
@@ -73,31 +87,52 @@ static void ask(unsigned region, uint32_t len)
 	}
 }
 
+/* Which process we are. Random, as process numbers are the same in several namespaces, and come
+ * again. */
+static _Atomic uint64_t self;
+
+static uint64_t myself(void)
+{
+	uint64_t id = atomic_load(&self), none = 0;
+
+	if (id)
+		return id;
+	if (xvm_sys(SYS_getrandom, &id, sizeof(id), GRND_NONBLOCK) != sizeof(id))
+		return 0; /* one ring a sleep and connection, then */
+	return atomic_compare_exchange_strong(&self, &none, id) ? id : none;
+}
+
 int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
 {
 	struct region *g = &regions[region < XVM_VM_REGIONS ? region : 0];
 	int r, fd = atomic_load(&g->fd);
+	uint64_t word;
 
 	if (region >= XVM_VM_REGIONS || !fd)
 		return -ENODEV;
-	if (!find(g, off)) {
+	word = find(g);
+	if (!word) {
 		if (xvm_now_ns() < atomic_load(&g->dry_until))
 			return -ENOMEM;
-		g->piece_len = len;
 		ask(region, len);
 		return -EAGAIN;
 	}
 	ask(region, len);
-	r = xvm_half_create_at(h, fd, g->off + *off, len);
+	*off = piece_off(word);
+	r = xvm_half_create_at(h, fd, g->off + *off, piece_len(word));
 	if (r < 0)
-		keep(g, *off);
+		keep(g, word);
+	else
+		h->shm->process = myself();
 	return r;
 }
 
 void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off)
 {
+	uint64_t word = piece_word(off, XVM_HALF_CTL + h->ring_size);
+
 	xvm_half_close(h);
-	keep(&regions[region], off);
+	keep(&regions[region], word);
 }
 
 static void piece(struct region *g, const struct xvm_msg *m)
@@ -108,13 +143,14 @@ static void piece(struct region *g, const struct xvm_msg *m)
 		;
 	if (!m->len)
 		atomic_store(&g->dry_until, xvm_now_ns() + DRY_NS);
-	else if (m->len >= g->piece_len && m->off < g->len && m->len <= g->len - m->off)
-		keep(g, m->off);
+	else if (m->len >= XVM_HALF_CTL + XVM_RING_MIN && m->len <= XVM_HALF_CTL + XVM_RING_MAX &&
+		 !(m->off % 4096) && m->off < g->len && m->len <= g->len - m->off)
+		keep(g, piece_word(m->off, m->len));
 }
 
 /* ---- other machines ------------------------------------------------------- */
 
-static struct xvm_peer *peer_of(unsigned region, uint32_t number)
+static struct xvm_peer *machine_of(unsigned region, uint32_t number)
 {
 	struct region *g = &regions[region];
 	struct xvm_peer *p, *none = NULL;
@@ -134,19 +170,54 @@ static struct xvm_peer *peer_of(unsigned region, uint32_t number)
 	return none ? none : p;
 }
 
+/* A process there, by the number that its halves have. Called by one thread at a time, and a record
+ * that no socket refers to is no other thread's business. */
+static struct xvm_peer *process_of(struct xvm_peer *machine, uint64_t process)
+{
+	struct xvm_peer *p, *idle = NULL;
+
+	for (p = machine->other; p && p->process != process; p = p->other)
+		if (!idle && !atomic_load(&p->socks))
+			idle = p;
+	if (p)
+		return p;
+	p = idle;
+	if (!p) {
+		p = xvm_link_peer_vm(machine->region, machine->number);
+		if (!p)
+			return NULL;
+		p->machine = machine;
+		p->other = machine->other;
+		machine->other = p;
+	}
+	p->process = process;
+	for (int i = 0; i < XVM_WAKERS_MAX; i++)
+		atomic_store(&p->rung[i], 0);
+	return p;
+}
+
 int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **peer)
 {
 	struct region *g = &regions[m->region < XVM_VM_REGIONS ? m->region : 0];
-	int fd = atomic_load(&g->fd);
+	struct xvm_peer *machine;
+	int r, fd = atomic_load(&g->fd);
 
 	if (m->region >= XVM_VM_REGIONS || !fd)
 		return -ENODEV;
 	if (m->off >= g->len || m->len > g->len - m->off || m->len > UINT32_MAX)
 		return -EPROTO;
-	*peer = peer_of(m->region, m->arg2);
-	if (!*peer)
+	machine = machine_of(m->region, m->arg2);
+	if (!machine)
 		return -ENOMEM;
-	return xvm_half_open_at(h, fd, g->off + m->off, (uint32_t)m->len);
+	r = xvm_half_open_at(h, fd, g->off + m->off, (uint32_t)m->len);
+	if (r < 0)
+		return r;
+	/* Whatever it says: it is asked what is its own. */
+	*peer = process_of(machine, *(volatile uint64_t *)&h->shm->process);
+	if (*peer)
+		return 0;
+	xvm_half_close(h);
+	return -ENOMEM;
 }
 
 bool xvm_vm_ring(struct xvm_peer *p, unsigned vector)
@@ -200,7 +271,7 @@ static void doorbell(struct region *g, const struct xvm_msg *m, int fd)
 /* On the host vectors are eventfds. */
 static void peer_vector(const struct xvm_msg *m, int *fd)
 {
-	struct xvm_peer *p = peer_of(m->region, m->arg2);
+	struct xvm_peer *p = machine_of(m->region, m->arg2);
 
 	if (!p || *fd < 0 || m->arg >= XVM_WAKERS_MAX || (atomic_load(&p->mask) >> m->arg & 1))
 		return;
@@ -236,6 +307,12 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 	default:
 		break;
 	}
+}
+
+void xvm_vm_forked(void)
+{
+	atomic_store(&self, 0);
+	xvm_vm_reset();
 }
 
 void xvm_vm_reset(void)

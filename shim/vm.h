@@ -16,8 +16,9 @@
 void xvm_vm_message(const struct xvm_msg *m, int *fds);
 
 /*
- * Make a half of len bytes in a piece that was lent to us, and say where it is. -EAGAIN: one has
- * been asked for; -ENOMEM: there is none to be had now; -ENODEV: the region is not ours to use.
+ * Make a half of at most len bytes in a piece that was lent to us, and say where it is. -EAGAIN:
+ * one has been asked for; -ENOMEM: there is none to be had now; -ENODEV: the region is not ours to
+ * use.
  */
 int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off);
 /* The piece was not offered after all. */
@@ -32,6 +33,7 @@ bool xvm_vm_ring(struct xvm_peer *p, unsigned vector);
 
 /* The daemon is another, or this is the child of a fork: nothing of the above is ours any more. */
 void xvm_vm_reset(void);
+void xvm_vm_forked(void);
 /* A descriptor of ours was moved. */
 void xvm_vm_moved(int from, int to);
 

@@ -19,6 +19,7 @@
 #include "transport/sys.h"
 
 #define ALL ((1ull << XVM_WAKERS_MAX) - 1)
+#define SEQ_GAP (1ull << 20) /* more sleeps than can begin while a vector changes wakers */
 
 static struct xvm_waker wakers[XVM_WAKERS_MAX];
 static _Atomic uint64_t made; /* bit i: wakers[i] has an eventfd */
@@ -55,7 +56,7 @@ static struct xvm_waker *make(unsigned i)
 
 bool xvm_waker_adopt(int fd, unsigned region, unsigned vector)
 {
-	uint64_t fresh;
+	uint64_t fresh, seq = 0;
 	unsigned i;
 
 	if (vector == 0 || vector >= XVM_WAKERS_MAX)
@@ -65,6 +66,11 @@ bool xvm_waker_adopt(int fd, unsigned region, unsigned vector)
 		if (!take(i))
 			continue;
 		if (!(atomic_load(&made) >> i & 1)) {
+			/* Another of our wakers may have had that vector: W2 counts on. */
+			for (unsigned k = 0; k < XVM_WAKERS_MAX; k++)
+				if (atomic_load(&wakers[k].seq) > seq)
+					seq = atomic_load(&wakers[k].seq);
+			atomic_store(&wakers[i].seq, seq + SEQ_GAP);
 			wakers[i].region = region;
 			wakers[i].vector = vector;
 			wakers[i].fd = xvm_fd_hide(fd);

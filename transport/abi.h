@@ -60,6 +60,7 @@ struct xvm_shm_half {
 	uint32_t version;
 	uint32_t ring_size; /* bytes, a power of two */
 	uint32_t ring_off;  /* bytes from the start of the half */
+	uint64_t process;   /* between machines: a number of the owner's own, or 0 (W2) */
 
 	/* The owner as sender, for each message. */
 	alignas(XVM_LINE) _Atomic uint64_t head; /* ring bytes published since the half was made */

@@ -3,12 +3,21 @@
  * One sleeper, one eventfd, two connections to one process (rule W2): one ring answers all sleep
  * words that name the eventfd with the same or a smaller number. So every connection that names it
  * is armed anew, with the new number, before each sleep.
+ *
+ * VECTORS: the eventfd is a vector's, of another machine, which two processes have one after the other. Each has one of
+ * the connections and counts its sleeps from 0.
  */
 #define N 2	/* messages on each connection */
 
+#if defined(VECTORS) && !defined(MUTANT_ONE_MEMO)
+#define memo rung[c]
+#else
+#define memo rung[0]
+#endif
+
 byte head[2], tail[2];
 byte word[2];		/* number of the sleep that the connection's word names */
-byte rung;		/* the peer process's: highest number that it has rung for */
+byte rung[2];		/* the peer process's: highest number that it has rung for */
 bool efd;
 
 proctype sender(byte c) {
@@ -25,9 +34,9 @@ proctype sender(byte c) {
 		w = word[c];
 #endif
 		if
-		:: w > rung ->
+		:: w > memo ->
 			efd = true;	/* ring first, note it then */
-			atomic { rung = (w > rung -> w : rung) }
+			atomic { memo = (w > memo -> w : memo) }
 		:: else
 		fi;
 		atomic { i++; w = 0 }
@@ -36,6 +45,31 @@ proctype sender(byte c) {
 
 #define found (head[0] != tail[0] || head[1] != tail[1])
 
+#ifdef VECTORS
+active proctype sleepers() {
+	byte seq, c;
+
+	do
+	:: c == 2 -> break
+	:: c < 2 && tail[c] == N ->
+		/* The next process begins, with an eventfd of its own; late rings go there. */
+		atomic { c++; seq = 0; efd = false }
+	:: c < 2 && tail[c] < N ->
+		if
+		:: head[c] != tail[c] -> tail[c]++
+		:: else ->
+			seq++;
+			word[c] = seq;
+			if
+			:: head[c] != tail[c]
+			:: else ->
+				efd;
+				efd = false
+			fi
+		fi
+	od
+}
+#else
 active proctype sleeper() {
 	byte seq, c;
 	bool busy[2];
@@ -77,6 +111,7 @@ active proctype sleeper() {
 		fi
 	od
 }
+#endif
 
 init {
 	atomic { run sender(0); run sender(1) }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "detect/lease.h"
+#include "transport/abi.h"
 
 #define PAGE 4096ull
 
@@ -47,6 +48,29 @@ Test(lease, the_first_gap_that_is_large_enough)
 	cr_assert_eq(xvm_lease_find(&b, 8 * PAGE), p[2]);
 	cr_assert_null(xvm_lease_find(&b, 9 * PAGE), "the middle of one");
 	cr_assert_null(xvm_lease_find(&b, 0));
+}
+
+Test(lease, a_half_gets_less_where_less_is_left)
+{
+	struct xvm_lease_book big;
+	uint64_t len = XVM_HALF_CTL + (512 << 10), was = len, all = 8 << 20, n = 0;
+	struct xvm_piece *p;
+
+	xvm_lease_init(&big, 0, all);
+	cr_assert_eq(xvm_lease_half(&big, PAGE + XVM_RING_MIN, &owner)->len, PAGE + XVM_RING_MIN,
+		     "not more than was asked for");
+	while ((p = xvm_lease_half(&big, len, &owner)) != NULL) {
+		uint64_t ring = p->len - XVM_HALF_CTL;
+
+		cr_assert_leq(p->len, was);
+		cr_assert_eq(ring & (ring - 1), 0);
+		cr_assert_geq(ring, 16 << 10);
+		was = p->len;
+		n++;
+	}
+	cr_assert_gt(n, 64, "many have one");
+	cr_assert_gt(big.lent, all - 6 * PAGE, "and no room is left");
+	xvm_lease_exit(&big);
 }
 
 Test(lease, lengths_that_make_no_sense)
