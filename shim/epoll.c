@@ -47,10 +47,17 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	struct xvm_epoll *inner = s ? NULL : xvm_epset_get(fd);
+	struct xvm_reg *r = s ? xvm_epset_find(e, fd) : NULL;
 	uint32_t mask = ev->events;
-	struct xvm_reg *r;
-	long err;
+	long err = 0;
 
+	if (r && r->parked) {
+		if (r->sock == s && xvm_epset_unpark(e, r, ev)) {
+			arm_for_sleepers(e, r);
+			goto out_put;
+		}
+		xvm_epset_evict(e, r);
+	}
 	if (s && (mask & EPOLLEXCLUSIVE) && !(mask & ~EXCLUSIVE_OK)) {
 		/* The kernel would let no such mask be changed. The flag saves wake-ups where many
 		 * epolls watch one listener; a connection can do without. */
@@ -82,6 +89,13 @@ out_put:
 	return err;
 }
 
+/* A paired socket's mask does not depend on whether room is waited for. */
+static bool kernel_knows(const struct xvm_reg *r, const struct epoll_event *ev, uint32_t mask)
+{
+	return r->where != XVM_REG_KERNEL && !((ev->events | r->events) & XVM_EP_FLAGS) &&
+	       !r->calm && ev->data.u64 == r->data && xvm_epset_covers(r, mask);
+}
+
 static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_event *ev)
 {
 	struct xvm_reg *r = xvm_epset_find(e, fd);
@@ -92,19 +106,23 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	 */
 	if (!r)
 		return control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
+	if (r->parked)
+		return -ENOENT;
 	if (r->sock && ((r->events | mask) & EPOLLEXCLUSIVE))
 		return -EINVAL; /* as the kernel says if it knows the flag is set */
 	if (r->where != XVM_REG_KERNEL)
 		mask = xvm_epset_kmask(r->sock, mask);
-	err = control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
-	if (err < 0) {
-		/* Our record of it was that of a descriptor closed meanwhile. */
-		if (err == -ENOENT)
-			xvm_epset_drop(e, r);
-		return err;
+	if (!kernel_knows(r, ev, mask)) {
+		err = control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
+		if (err < 0) {
+			/* Our record of it was that of a descriptor closed meanwhile. */
+			if (err == -ENOENT)
+				xvm_epset_drop(e, r);
+			return err;
+		}
+		r->kmask = mask;
 	}
 	xvm_epset_modify(e, r, ev->events, ev->data.u64);
-	r->kmask = mask;
 	if (r->sock) {
 		xvm_epset_convert(e, r);
 		r->fresh = true;
@@ -115,12 +133,16 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 
 static long ctl_del(struct xvm_epoll *e, int epfd, int fd)
 {
-	long err = control(epfd, EPOLL_CTL_DEL, fd, 0, 0);
-	struct xvm_reg *r;
+	struct xvm_reg *r = xvm_epset_find(e, fd);
+	long err;
 
+	if (r && r->parked)
+		return -ENOENT;
+	if (r && r->sock && xvm_epset_park(e, r))
+		return 0;
+	err = control(epfd, EPOLL_CTL_DEL, fd, 0, 0);
 	if (err < 0 && err != -ENOENT)
 		return err;
-	r = xvm_epset_find(e, fd);
 	if (r)
 		xvm_epset_drop(e, r);
 	return err;
@@ -134,8 +156,15 @@ static long ctl_deferred(struct xvm_epoll *e, int epfd, int op, int fd,
 			 const struct epoll_event *ev)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
-	long err = control(epfd, op, fd, ev ? ev->events : 0, ev ? ev->data.u64 : 0);
+	long err = -ENOENT;
 
+	if (s && xvm_epset_parked(e, s, fd)) {
+		if (op != EPOLL_CTL_ADD)
+			goto out_put;
+		control(epfd, EPOLL_CTL_DEL, fd, 0, 0);
+		xvm_epset_defer(e, s, fd, XVM_TODO_DEL, NULL);
+	}
+	err = control(epfd, op, fd, ev ? ev->events : 0, ev ? ev->data.u64 : 0);
 	if (err == 0 && op == EPOLL_CTL_ADD) {
 		e->opaque = true;
 		if (s)
@@ -147,6 +176,7 @@ static long ctl_deferred(struct xvm_epoll *e, int epfd, int op, int fd,
 	} else if (err == 0) {
 		e->opaque = true;
 	}
+out_put:
 	if (s)
 		xvm_sock_put(s);
 	return err;
@@ -271,9 +301,9 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 					break;
 				continue;
 			}
-			if (outlives && !r->gone)
+			if ((outlives || r->parked) && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
-			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
+			if (!(last || r->parked ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;
 		}
 		xvm_unlock(&e->lock);

@@ -67,9 +67,11 @@ static uint32_t translate(struct wait *w, const struct epoll_event *ev)
 	if (!ours)
 		return ev->events;
 	w->rung = true; /* a pad, perhaps: it was for all who sleep here */
-	for (r = xvm_epset_first(e, ev->data.u64); r; r = r->data_next)
+	for (r = xvm_epset_first(e, ev->data.u64); r; r = next) {
+		next = r->data_next;
 		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
 			bits |= xvm_epset_feed(e, r, ev->events);
+	}
 	return other ? bits | ev->events : bits;
 }
 
@@ -287,12 +289,27 @@ static int spin(struct wait *w, int64_t ns)
 	return n;
 }
 
+/* What is ready in inner epolls is so in the kernel too, and nothing else. Returns the bound of the
+ * sleep. */
+static int prepare_nested(struct wait *w)
+{
+	for (struct xvm_reg *r = w->e->nested, *next; r; r = next) {
+		next = r->next;
+		if (!atomic_load(&r->inner->file.nfds))
+			xvm_epset_drop(w->e, r); /* closed: the kernel has dropped it */
+		else
+			xvm_inners_add(&w->in, r->inner);
+	}
+	return w->in.n ? xvm_inners_prepare(&w->in) : -1;
+}
+
 /* Arms, counts us in. 0: sleep; -EAGAIN: look again; or events. With the lock held. */
 static int ready_to_sleep(struct wait *w, int *bound)
 {
 	struct xvm_epoll *e = w->e;
 	struct epoll_event ev;
 	bool found = false;
+	int b;
 
 	e->call++;
 	*bound = xvm_epset_arm_all(e, &ev, &found);
@@ -302,19 +319,9 @@ static int ready_to_sleep(struct wait *w, int *bound)
 		e->skipped++;
 		return xvm_user_copy(&w->evs[0], &ev, sizeof(ev)) < 0 ? -EFAULT : scan(w, 1);
 	}
-	for (struct xvm_reg *r = e->nested, *next; r; r = next) {
-		next = r->next;
-		if (!atomic_load(&r->inner->file.nfds))
-			xvm_epset_drop(e, r); /* closed: the kernel has dropped it */
-		else
-			xvm_inners_add(&w->in, r->inner);
-	}
-	if (w->in.n) {
-		int b = xvm_inners_prepare(&w->in);
-
-		if (b >= 0 && (*bound < 0 || b < *bound))
-			*bound = b;
-	}
+	b = prepare_nested(w);
+	if (b >= 0 && (*bound < 0 || b < *bound))
+		*bound = b;
 	w->counted = true;
 	atomic_fetch_add(&e->sleepers, 1);
 	/* Counted before the last look at the changes; pairs with wake_sleepers(). */
@@ -450,6 +457,10 @@ static int wait_in(struct wait *w, int64_t ns)
 		if (e->broken || xvm_lock(&e->lock) < 0)
 			return give_up(w, ns);
 		xvm_epset_settle(e);
+		if (e->nested) {
+			prepare_nested(w);
+			xvm_inners_end(&w->in);
+		}
 		n = look(w, false);
 		if (n == 0 && ns && !spun) {
 			n = spin(w, ns);

@@ -99,6 +99,10 @@ uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	struct xvm_edge now;
 	uint32_t bits;
 
+	if (r->parked) {
+		xvm_epset_evict(e, r);
+		return 0;
+	}
 	if (r->spent)
 		return 0;
 	/* S7: a sender has to know of its peer's end; and it is heard once (xvm_sock_kmask). */
@@ -213,6 +217,8 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 
 	if (xvm_lock(&e->lock) < 0)
 		return MORE_MS;
+	/* Before we look: what it told of is found, and told anew, or is no more. */
+	xvm_epset_unwake(e);
 	xvm_epset_settle(e);
 	if (!e->broken)
 		take_pads(e);
@@ -237,6 +243,7 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 		in->more = true;
 		return;
 	}
+	xvm_epset_expose(e);
 	for (struct xvm_reg *r = e->nested; r; r = r->next)
 		if (atomic_load(&r->inner->file.nfds))
 			xvm_inners_add(in, r->inner);

@@ -98,6 +98,69 @@ void xvm_epset_disarm(struct xvm_reg *r)
 	r->armed = 0;
 }
 
+/* ---- parked --------------------------------------------------------------- */
+
+bool xvm_epset_covers(const struct xvm_reg *r, uint32_t mask)
+{
+	uint32_t spare = r->kmask & ~mask;
+
+	if (mask & ~r->kmask || xvm_fdtab_peek(r->fd) != &r->sock->file)
+		return false;
+	/* A stream's end is input too, and that it has come is told once (S7). */
+	return !spare ||
+	       (spare == EPOLLRDHUP && !(atomic_load(&r->sock->ep->flags) & XVM_EPF_FIN_SEEN));
+}
+
+bool xvm_epset_park(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (e->exposed || e->inherited || e->opaque || r->where == XVM_REG_KERNEL || r->gone ||
+	    r->calm || r->todo || (r->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock) ||
+	    atomic_load(&e->sleepers) || xvm_fdtab_peek(r->fd) != &r->sock->file)
+		return false;
+	xvm_epset_disarm(r);
+	xvm_epset_cool(e, r);
+	r->parked = true;
+	e->parked++;
+	return true;
+}
+
+bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll_event *ev)
+{
+	uint32_t mask = xvm_epset_kmask(r->sock, ev->events);
+
+	if ((ev->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock))
+		return false;
+	if (ev->data.u64 != r->data || !xvm_epset_covers(r, mask)) {
+		if (xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, mask, ev->data.u64) < 0)
+			return false;
+		r->kmask = mask;
+	}
+	r->parked = false;
+	e->parked--;
+	xvm_epset_modify(e, r, ev->events, ev->data.u64);
+	xvm_epset_heat(e, r);
+	return true;
+}
+
+bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
+	return xvm_epset_drop(e, r);
+}
+
+void xvm_epset_expose(struct xvm_epoll *e)
+{
+	struct xvm_reg *r, *next;
+
+	e->exposed = true;
+	for (uint32_t i = 0; e->parked && !e->broken && i <= e->mask; i++)
+		for (r = e->by_data[i]; r; r = next) {
+			next = r->data_next;
+			if (r->parked && !xvm_epset_evict(e, r))
+				return;
+		}
+}
+
 bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r)
 {
 	struct xvm_sock *s = r->sock;

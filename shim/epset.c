@@ -141,6 +141,19 @@ static void count_records(struct xvm_epoll *e, void *arg)
 	}
 }
 
+static void expose(struct xvm_epoll *e, void *arg)
+{
+	if (xvm_lock(&e->lock) < 0)
+		return;
+	xvm_epset_expose(e);
+	xvm_unlock(&e->lock);
+}
+
+void xvm_epoll_sharing(void)
+{
+	xvm_epset_each(expose, NULL);
+}
+
 void xvm_epoll_forked(void)
 {
 	atomic_store(&lists.word, 0);
@@ -187,6 +200,17 @@ void xvm_epset_wake(struct xvm_epoll *e)
 		xvm_waker_ring(w);
 	else
 		kick(e);
+}
+
+void xvm_epset_unwake(struct xvm_epoll *e)
+{
+	struct xvm_waker *w = atomic_load(&e->waker);
+	int fd = atomic_load(&kick_fd) - 1;
+
+	if (w)
+		xvm_waker_drain(w);
+	else if (fd >= 0)
+		xvm_epset_control(e, EPOLL_CTL_MOD, fd, 0, xvm_epset_own(e));
 }
 
 /*
@@ -306,8 +330,12 @@ static void settle_one(struct xvm_epoll *e, struct xvm_reg *r)
 		xvm_epset_modify(e, r, r->todo_events, r->todo_data);
 		r->kmask = r->todo_events;
 	}
-	if (r->sock)
+	if (r->parked) {
+		if (!xvm_sock_on(r->sock)) /* the kernel's events would be the application's */
+			xvm_epset_evict(e, r);
+	} else if (r->sock) {
 		xvm_epset_convert(e, r);
+	}
 }
 
 void xvm_epset_settle(struct xvm_epoll *e)
@@ -354,6 +382,13 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
 	}
 	unlock_lists();
 	return r != NULL;
+}
+
+bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd)
+{
+	struct xvm_reg *r = xvm_epset_reg_of(e, s, fd);
+
+	return r && r->parked;
 }
 
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd)
@@ -582,6 +617,7 @@ bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r)
 	xvm_epset_cool(e, r);
 	if (r->where != XVM_REG_KERNEL)
 		e->managed--;
+	e->parked -= r->parked;
 	if (r->sock) {
 		xvm_epset_unpush(e, r);
 		xvm_sock_put(r->sock);

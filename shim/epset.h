@@ -40,10 +40,11 @@ struct xvm_reg {
 	uint8_t where; /* enum xvm_reg_where */
 	uint8_t idle;  /* sleeps since it last had something */
 	uint8_t vain;  /* events of the kernel, in a row, that were none of the stream */
-	bool gone;  /* its descriptor was closed, the open file was not: no epoll_ctl reaches it */
-	bool spent; /* one-shot: reported, and not asked for again */
-	bool fresh; /* edge-triggered: nothing reported since it was last asked for */
-	bool calm;  /* level-triggered, but edge-triggered in the kernel: see vain */
+	bool gone;   /* its descriptor was closed, the open file was not: no epoll_ctl reaches it */
+	bool spent;  /* one-shot: reported, and not asked for again */
+	bool fresh;  /* edge-triggered: nothing reported since it was last asked for */
+	bool calm;   /* level-triggered, but edge-triggered in the kernel: see vain */
+	bool parked; /* the application has deleted it, the kernel has it still: xvm_epset_park() */
 	struct xvm_edge edge; /* what was last reported */
 	uint64_t call;	      /* e->call in which it was reported */
 
@@ -74,10 +75,12 @@ struct xvm_epoll {
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
 	bool broken;	/* a fork came in the middle of a change: the records make no sense */
+	bool exposed;	/* others may look at it with the kernel's eyes: nothing is parked */
 	int maker;	/* process that made it */
 	uint32_t asked;
 
-	uint32_t managed; /* hot and cold ones */
+	uint32_t parked;
+	uint32_t managed; /* hot and cold ones, parked ones too */
 	uint32_t hot_count;
 	struct xvm_reg *hot; /* a ring; scans start here */
 	struct xvm_reg *nested;
@@ -150,6 +153,23 @@ void xvm_epset_settle(struct xvm_epoll *e);
  * and nobody can reach it. It goes back to the kernel, and the socket to TCP. */
 bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
 
+/*
+ * EPOLL_CTL_DEL, and ADD again, without the kernel: event loops do that with each request. What is
+ * parked is nothing to the application, and quiet in the kernel, which knows that nobody wants more
+ * than pads; when the kernel reports it after all it is deleted there too. Only where nobody but
+ * the waits of this process, in e itself, would see the difference.
+ */
+bool xvm_epset_park(struct xvm_epoll *e, struct xvm_reg *r);
+/* Registered again, with what ev says. False: that takes the kernel. */
+bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll_event *ev);
+/* Delete what is parked in the kernel too: one, or all; and no more of that. */
+bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_expose(struct xvm_epoll *e);
+/* Is fd's record parked? For a signal handler that interrupted the holder of e's lock. */
+bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+/* Does the kernel report all that mask asks for, and nothing else that would be noticed? */
+bool xvm_epset_covers(const struct xvm_reg *r, uint32_t mask);
+
 int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_t seq);
 void xvm_epset_disarm(struct xvm_reg *r);
 
@@ -166,6 +186,9 @@ void xvm_epset_unlink_fd(struct xvm_epoll *e, struct xvm_reg *r);
 
 /* Without the lock: whoever sleeps in it wakes. */
 void xvm_epset_wake(struct xvm_epoll *e);
+/* Whoever was to be woken looks, or is woken, anew: to the kernel e is readable no more by our
+ * doing. */
+void xvm_epset_unwake(struct xvm_epoll *e);
 
 /* A record of s in e, for fd or (-1) for any. */
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);

@@ -91,6 +91,7 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 
 static void before_fork(void)
 {
+	xvm_epoll_sharing();
 	xvm_holders_forking();
 }
 
@@ -290,6 +291,7 @@ static void before_exec(void)
 	xvm_hand_over_inherited(XVM_R_EXEC, !xvm_in_vfork());
 	if (xvm_in_vfork())
 		return;
+	xvm_epoll_sharing();
 	for (int fd = 0; fd < hi; fd++)
 		xvm_holders_exec(fd);
 }

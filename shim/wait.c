@@ -491,10 +491,10 @@ static int wait_paired(struct pset *p, int64_t ns)
 	unsigned vain = 0;
 	int n;
 
+	xvm_inners_prepare(&p->inners); /* the kernel is to know what is ready there */
 	if (look(p, false))
 		return answer(p);
 	if (ns == 0) {
-		xvm_inners_prepare(&p->inners);
 		look(p, true);
 		masks(p, false);
 		n = kernel_poll(p, p->n, 0);

@@ -10,6 +10,7 @@ int main(int argc, char **argv)
 		{"select", scene_select},
 		{"room", scene_room},
 		{"epoll", scene_epoll},
+		{"deleted", scene_deleted},
 		{"edge", scene_edge},
 		{"nested", scene_nested},
 		{"crowd", scene_crowd},

@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 
 void scene_epoll(void)
 {
@@ -114,6 +115,109 @@ void scene_epoll(void)
 	close(file);
 	close(pp[0]);
 	close(pp[1]);
+}
+
+/* Deleted and registered again, as event loops do for each request, and what must not be heard
+ * meanwhile. */
+void scene_deleted(void)
+{
+	int a, b, ep, outer, copy, pid, st;
+	struct later l;
+
+	pair(&a, &b);
+	ep = epoll_create1(EPOLL_CLOEXEC);
+	for (int i = 0; i < 30; i++) {
+		DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 1));
+		later(&l, 1, b, "x");
+		do_epoll("asked", ep, 8, 5000);
+		pthread_join(l.t, NULL);
+		drain(a);
+		DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+		DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLOUT, 1 + i % 2));
+		do_epoll("room", ep, 8, 5000);
+		DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	}
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_MOD, a, EPOLLIN, 1));
+	do_epoll("empty", ep, 8, 0);
+	later(&l, 1, b, "y");
+	do_epoll("data for nobody", ep, 8, 50);
+	pthread_join(l.t, NULL);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 3));
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 3));
+	do_epoll("somebody", ep, 8, 5000);
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN | EPOLLET, 4));
+	do_epoll("edge", ep, 8, 5000);
+	do_epoll("no edge", ep, 8, 0);
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN | EPOLLONESHOT, 4));
+	do_epoll("once", ep, 8, 5000);
+	do_epoll("only", ep, 8, 0);
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	/* An epoll in an epoll. */
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 5));
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	outer = epoll_create1(0);
+	DO(ctl(outer, EPOLL_CTL_ADD, ep, EPOLLIN, 6));
+	do_epoll("outer", outer, 8, 20);
+	DO(poll(&(struct pollfd){ep, POLLIN, 0}, 1, 20));
+	later(&l, 1, b, "z");
+	do_epoll("outer, data", outer, 8, 50);
+	pthread_join(l.t, NULL);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 5));
+	do_epoll("outer, asked", outer, 8, 5000);
+	do_epoll("outer, at once", outer, 8, 0);
+	DO(poll(&(struct pollfd){ep, POLLIN, 0}, 1, 0));
+	drain(a);
+	do_epoll("outer, drained", outer, 8, 0);
+	DO(poll(&(struct pollfd){ep, POLLIN, 0}, 1, 0));
+	do_epoll("outer, drained", outer, 8, 20);
+	put(b, "a");
+	do_epoll("outer, more at once", outer, 8, 0);
+	DO(poll(&(struct pollfd){ep, POLLIN, 0}, 1, 0));
+	do_epoll("inner", ep, 8, 0);
+	do_epoll("outer, still", outer, 8, 0);
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	do_epoll("outer, deleted", outer, 8, 20);
+	close(outer);
+	close(ep);
+	drain(a);
+	/* Another process looks at it. */
+	ep = epoll_create1(0);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 7));
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	put(b, "x");
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		do_epoll("child", ep, 8, 20);
+		fflush(stdout);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &st, 0) != pid || st)
+		die("child");
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 7));
+	do_epoll("parent", ep, 8, 5000);
+	close(ep);
+	/* A copy of the socket outlives it. */
+	ep = epoll_create1(EPOLL_CLOEXEC);
+	copy = dup(a);
+	DO(ctl(ep, EPOLL_CTL_ADD, copy, EPOLLIN, 8));
+	DO(ctl(ep, EPOLL_CTL_DEL, copy, 0, 0));
+	close(copy);
+	do_epoll("copy closed", ep, 8, 20);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 9));
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	close(b);
+	do_epoll("the end, for nobody", ep, 8, 50);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 10));
+	do_epoll("the end", ep, 8, 5000);
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	do_epoll("the end, deleted", ep, 8, 20);
+	close(a);
+	do_epoll("closed", ep, 8, 0);
+	close(ep);
 }
 
 void scene_edge(void)
