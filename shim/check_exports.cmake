@@ -1,6 +1,7 @@
 cmake_minimum_required(VERSION 3.18)
 # Every row of calls.def is a wrapper that the library exports, and it exports nothing else. None of
-# them is called by way of the dynamic linker, which might find the program's own.
+# them is called by way of the dynamic linker, which might find the program's own; and the library
+# needs no other library than libc.
 execute_process(COMMAND ${NM} -D --defined-only ${LIB} OUTPUT_VARIABLE symbols RESULT_VARIABLE bad)
 if(bad)
   message(FATAL_ERROR "${NM} failed on ${LIB}")
@@ -34,3 +35,7 @@ foreach(name ${calls})
     message(FATAL_ERROR "${name} is called as the dynamic linker resolves it")
   endif()
 endforeach()
+string(REGEX MATCHALL "NEEDED[^\n]*" needed "${dynamic}")
+if(NOT needed MATCHES "^[^;]*\\[libc\\.so\\.[0-9]+\\]$")
+  message(FATAL_ERROR "needs more than libc: ${needed}")
+endif()
