@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 180
+# limit: 300
 # nginx with curl and wrk: sendfile both ways, keep-alive, reloads and binary upgrades under load.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/load.sh"
