@@ -73,7 +73,7 @@ for mode in $LOAD_MODES; do
 	set_mode "$mode"
 	step "saves and replicas under load"
 	bg_server redis redis-server --bind "$B4" --protected-mode no --save '' --appendonly no \
-		--dir "$T" --dbfilename master.rdb --enable-debug-command yes --repl-diskless-sync-delay 0
+		--dir "$T" --dbfilename "master-$mode.rdb" --enable-debug-command yes --repl-diskless-sync-delay 0
 	s=$PID
 	wait_port b 6379
 	bg_client load python3 "$SRC/test/net/redis.py" "$B4" 6379 "$(load_seconds)"
@@ -82,7 +82,7 @@ for mode in $LOAD_MODES; do
 	rounds=0
 	while :; do
 		bg_client replica redis-server --bind "$A4" --port 6380 --protected-mode no --save '' --appendonly no \
-			--dir "$T" --dbfilename "replica.rdb" --enable-debug-command yes --replicaof "$B4" 6379
+			--dir "$T" --dbfilename replica.rdb --enable-debug-command yes --replicaof "$B4" 6379
 		r=$PID
 		wait_port a 6380
 		wait_for 30 in_step || fail "the replica does not connect: $(tail -n 5 "$T/replica.log")"
