@@ -20,10 +20,10 @@ load_seconds()
 	fi
 }
 
-# load_http NAME PORT CONNECTIONS get|post WHERE: test/net/load.py in the background, in $LOAD.
+# load_http NAME ADDR PORT CONNECTIONS get|post WHERE: test/net/load.py in the background, in $LOAD.
 load_http()
 {
-	bg_client "$1" python3 "$SRC/test/net/load.py" "$B4" "$2" "$(load_seconds)" "$3" "$4" "$5"
+	bg_client "$1" python3 "$SRC/test/net/load.py" "$2" "$3" "$(load_seconds)" "${@:4}"
 	LOAD=$PID
 }
 
@@ -33,4 +33,15 @@ load_done()
 	local name=${BG[$LOAD]}
 	finished "$LOAD" 60
 	cat "$T/$name.log"
+}
+
+# load_files: what get asks for, in $T/www/load.
+load_files()
+{
+	local i
+	mkdir -p "$T/www/load"
+	random_file "$T/www/load/mid" 300000
+	for i in {0..19}; do
+		random_file "$T/www/load/$i" 1000
+	done
 }

@@ -93,11 +93,7 @@ upgrade()
 }
 
 # A daemon, as it upgrades itself only then. It gives a new binary no variable that is not named.
-mkdir "$T/www/load"
-random_file "$T/www/load/mid" 300000
-for i in {0..19}; do
-	cp "$T/www/small/$i" "$T/www/load/"
-done
+load_files
 sed -i -e "s|^daemon off|env LD_PRELOAD; env XVM_SOCKET|; s|root .*|root $T/www/load;|" \
 	-e "s|error_log .*|error_log $T/nginx.err notice;|" "$T/nginx.conf"
 for mode in $MODES; do
@@ -108,7 +104,7 @@ for mode in $MODES; do
 	wait_for 10 test -s "$T/nginx.pid" || fail "nginx does not start"
 	m=$(cat "$T/nginx.pid")
 	wait_port b 8080
-	load_http load 8080 30 get "$T/www/load"
+	load_http load "$B4" 8080 30 get "$T/www/load"
 	n=0
 	while running "$LOAD"; do
 		reload
