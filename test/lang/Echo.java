@@ -118,7 +118,7 @@ public class Echo {
 	}
 
 	static void serveHttp() throws Exception {
-		HttpServer s = HttpServer.create(where, 100);
+		HttpServer s = HttpServer.create(where, 2000);
 		s.createContext("/", (x) -> {
 			byte[] body = x.getRequestBody().readAllBytes();
 			x.sendResponseHeaders(200, body.length);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The echo in JavaScript: node echo.js net|http|cluster|workers, then as echo.c.
+// The echo in JavaScript: node echo.js net|http|cluster|workers, then as echo.c. httpcluster is a server
+// only; SIGHUP replaces its workers.
 'use strict';
 const cluster = require('cluster');
 const fs = require('fs');
@@ -45,11 +46,50 @@ function serveHttp() {
 	});
 	server.keepAliveTimeout = 60000;
 	server.listen(port, addr);
+	return server;
+}
+
+// Two at a time. One that is to go answers what it is asked, then closes.
+function serveHttpCluster() {
+	let retiring = false;
+
+	if (cluster.isPrimary) {
+		let workers = [cluster.fork(), cluster.fork()];
+		process.on('SIGTERM', () => process.exit(0));
+		process.on('SIGHUP', () => {
+			const old = workers;
+			let left = old.length;
+			workers = old.map(() => cluster.fork());
+			workers.forEach((w) => w.on('listening', () => {
+				if (--left === 0)
+					old.forEach((o) => o.send('retire'));
+			}));
+			old.forEach((o) => o.on('exit', (code, signal) => {
+				console.log(`worker ended ${code} ${signal}`);
+				if (code)
+					process.exit(1);
+			}));
+		});
+		return;
+	}
+	const server = serveHttp();
+	server.prependListener('request', (req, res) => {
+		if (retiring)
+			res.setHeader('Connection', 'close');
+	});
+	process.on('message', (m) => {
+		if (m !== 'retire')
+			return;
+		retiring = true;
+		cluster.worker.disconnect();
+	});
 }
 
 function serve() {
 	if (how === 'http')
 		return serveHttp();
+	if (how === 'httpcluster')
+		return serveHttpCluster();
 	if (how === 'cluster' && cluster.isPrimary) {
 		for (let i = 0; i < 2; i++)
 			cluster.fork();
