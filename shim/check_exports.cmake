@@ -1,5 +1,7 @@
 cmake_minimum_required(VERSION 3.18)
-# Every row of calls.def is a wrapper that the library exports, and it exports nothing else.
+# Every row of calls.def is a wrapper that the library exports, and it exports nothing else. None of
+# them is called by way of the dynamic linker, which might find the program's own; and the library
+# needs no other library than libc.
 execute_process(COMMAND ${NM} -D --defined-only ${LIB} OUTPUT_VARIABLE symbols RESULT_VARIABLE bad)
 if(bad)
   message(FATAL_ERROR "${NM} failed on ${LIB}")
@@ -18,3 +20,22 @@ foreach(name ${exported})
     message(FATAL_ERROR "${name} is exported and has no row in calls.def")
   endif()
 endforeach()
+
+execute_process(COMMAND ${READELF} -W -d -r ${LIB} OUTPUT_VARIABLE dynamic RESULT_VARIABLE bad)
+if(bad)
+  message(FATAL_ERROR "${READELF} failed on ${LIB}")
+endif()
+string(REGEX MATCHALL "R_[A-Z0-9_]+ +[0-9a-f]+ +[A-Za-z0-9_]+" calls "${dynamic}")
+list(TRANSFORM calls REPLACE ".* " "")
+if(NOT "dlsym" IN_LIST calls)
+  message(FATAL_ERROR "no relocations found in ${LIB}")
+endif()
+foreach(name ${calls})
+  if(name IN_LIST rows)
+    message(FATAL_ERROR "${name} is called as the dynamic linker resolves it")
+  endif()
+endforeach()
+string(REGEX MATCHALL "NEEDED[^\n]*" needed "${dynamic}")
+if(NOT needed MATCHES "^[^;]*\\[libc\\.so\\.[0-9]+\\]$")
+  message(FATAL_ERROR "needs more than libc: ${needed}")
+endif()

@@ -46,7 +46,7 @@ int fcntl64(int fd, int cmd, ...);
 ssize_t sendfile64(int out, int in, off64_t *off, size_t n);
 int __dprintf_chk(int fd, int flag, const char *fmt, ...);
 int __vdprintf_chk(int fd, int flag, const char *fmt, va_list ap);
-void __chk_fail(void) __attribute__((noreturn));
+void __chk_fail(void) __attribute__((noreturn, weak)); /* only glibc has it */
 extern __typeof__(sigaction) __sigaction;
 extern __typeof__(signal) bsd_signal;
 

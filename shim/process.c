@@ -8,7 +8,6 @@
 #include <ctype.h>
 #include <limits.h>
 #include <netinet/in.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <sys/resource.h>
 
@@ -19,6 +18,7 @@
 #include "shim/real.h"
 #include "shim/sock.h"
 #include "shim/stream.h"
+#include "shim/unwind.h"
 #include "transport/lock.h"
 #include "transport/sys.h"
 
@@ -120,6 +120,14 @@ XVM_WRAP pid_t fork(void)
 	}
 	return pid;
 }
+
+/*
+ * pthread_atfork() of glibc, which programs link statically. Weak: musl has none. Its loader
+ * preloads us into its own programs, and ends those where a symbol is missing; there we do nothing.
+ */
+extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *)
+	__attribute__((weak));
+extern void *__dso_handle __attribute__((visibility("hidden")));
 
 /* ---- start --------------------------------------------------------------- */
 
@@ -240,7 +248,7 @@ bool xvm_init(void)
 		return !xvm_conf.disabled;
 	if (!atomic_compare_exchange_strong(&started, &zero, 1))
 		return false; /* by ourselves, or by another thread that is at it */
-	xvm_conf.disabled = getenv("XVM_DISABLE") != NULL;
+	xvm_conf.disabled = getenv("XVM_DISABLE") != NULL || !__register_atfork;
 	xvm_conf.log = (int)number("XVM_LOG", 0, 9);
 	xvm_conf.ring_size = number("XVM_RING_SIZE", xvm_conf.ring_size, XVM_RING_MAX);
 	xvm_conf.spin_us = number("XVM_SPIN_US", xvm_conf.spin_us, 1000000);
@@ -265,7 +273,7 @@ bool xvm_init(void)
 		return false;
 	xvm_pid();
 	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
-	pthread_atfork(before_fork, NULL, in_child);
+	__register_atfork(before_fork, NULL, in_child, __dso_handle);
 	for (int fd = 0; fd < INHERITED; fd++)
 		xvm_adopt(fd);
 	return true;
@@ -275,6 +283,7 @@ __attribute__((constructor)) static void start(void)
 {
 	/* Before there are threads: while one of them looks up, the others would be without. */
 	xvm_real_find(0);
+	xvm_unwind_init();
 	xvm_init();
 }
 

@@ -300,6 +300,44 @@ _expect()
 	cat "$T/path.log"
 }
 
+# expect_all_tcp PID: in mode both, where what is passed on or inherited stays on TCP all the same.
+expect_all_tcp()
+{
+	[[ -z ${XVM_TEST_PLAIN-} && $mode = both ]] || return 0
+	_expect tcp "$@"
+}
+
+# expect_unseen PID...: the library sees no connection of theirs, as they make their calls without it.
+expect_unseen()
+{
+	[[ -z ${XVM_TEST_PLAIN-} ]] || return 0
+	_ss unseen "$@"
+}
+
+# nothing_broken: no connection was reset as its peer wrote nonsense.
+nothing_broken()
+{
+	local n
+	[[ -z ${XVM_TEST_PLAIN-} ]] || return 0
+	n=$(stat_of broken)
+	((n == 0)) || fail "$n connections were found broken"
+}
+
+# compat WHAT VERSION PID [WHY]: in mode both, notes for the table of libxvm(7) which path PID's
+# connections take. WHY: why none is seen. test/lib/compat.py makes and judges the table.
+COMPAT=$B/compat/$(basename "$(cd "$(dirname "$0")" && pwd)")-${0##*/}
+compat()
+{
+	[[ -z ${XVM_TEST_PLAIN-} && $mode = both ]] || return 0
+	if [[ -z ${compat_begun-} ]]; then
+		mkdir -p "$B/compat"
+		: >"$COMPAT"
+		compat_begun=1
+	fi
+	printf '%s\t%s\t%s\n' "$1" "$2" "$(_ss compat "$3" "${4-}")" >>"$COMPAT"
+	tail -n 1 "$COMPAT"
+}
+
 # expect_path CLIENT SERVER: whatever the mode demands of a client and a server's process.
 expect_path()
 {

@@ -6,6 +6,8 @@ ss.py ring PID...  0 if a connection of each PID, or of one of its descendants, 
                  has moved bytes by it
 ss.py tcp PID    0 if PID (or descendants) has connections and all are on TCP, with a reason, and
                  no byte went by ring
+ss.py unseen PID...  0 if none of them has a connection
+ss.py compat PID WHY  prints ring, or tcp and the reason; and WHY of one that has no connection
 ss.py path PID   prints path and reason of each connection
 ss.py fds PID    prints the fds of PID's connections
 ss.py stat NAME  prints a counter
@@ -121,6 +123,17 @@ def judge(what, args, data):
     if what == "fds":
         print(*(r["fd"] for r in rows(data) if r["pid"] == int(args[0])))
         return
+    if what == "compat":
+        mine = [r for r in rows(data) if r["pid"] in family(int(args[0]))]
+        if any("ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0 for r in mine):
+            print("ring", "-", sep="\t")
+        elif mine or not args[1]:
+            # The most frequent reason, so that one that has just begun does not count.
+            reasons = [r["reason"] for r in mine]
+            print("tcp", max(reasons, key=reasons.count), sep="\t")
+        else:
+            print("tcp", args[1], sep="\t")
+        return
     for arg in args:
         members = family(int(arg))
         mine = [r for r in rows(data) if r["pid"] in members]
@@ -133,6 +146,10 @@ def judge(what, args, data):
                 say(mine)
                 sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
             say(on)
+        elif what == "unseen":
+            if mine:
+                say(mine)
+                sys.exit(f"process {arg} is seen")
         elif what == "tcp":
             say(mine)
             if not mine:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 180
-# haproxy between client and nginx, by TCP (with splice) and by HTTP, in a namespace of its own.
+# limit: 240
+# haproxy between client and nginx, by TCP (with splice) and by HTTP, in a namespace of its own; reloads
+# under load, in which a new process is sent the old one's listeners.
 . "$(dirname "$0")/../lib/net.sh"
+. "$SRC/test/lib/load.sh"
 . "$SRC/test/lib/web.sh"
 
 C4=10.77.0.4
@@ -10,6 +12,7 @@ cat >"$T/haproxy.cfg" <<END
 global
 	maxconn 1000
 	nbthread 2
+	stats socket $T/haproxy.sock mode 600 level admin expose-fd listeners
 defaults
 	timeout connect 10s
 	timeout client 30s
@@ -49,6 +52,7 @@ for mode in $MODES; do
 		c=$PID
 		expect_ring "$c" "$h" "$s"
 		[[ $mode = server ]] && expect_tcp "$s"
+		[[ $port != 8002 ]] || compat haproxy "$(haproxy -v | sed -n 's/^HAProxy version \([0-9.]*\).*/\1/p')" "$h"
 		finished "$c"
 		same "$T/www/big" "$T/got"
 		client curl -sS -T "$T/www/big" "$url/put/$mode$port" -o /dev/null -w '%{http_code}\n' | grep -x 201
@@ -64,4 +68,55 @@ for mode in $MODES; do
 	stop "$h"
 	stop "$s"
 	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.log" || fail "nginx's log"
+done
+
+# workers N: N workers have been made after the first, and the one before the last has closed its listeners.
+workers()
+{
+	(($(grep -c 'Loading success' "$T/haproxy.log" || true) > $1)) && (($(grep -c 'Proxy http stopped' "$T/haproxy.log" || true) >= $1))
+}
+
+one_worker()
+{
+	[[ $(pgrep -c -P "$h") = 1 ]]
+}
+
+load_files
+sed -i "s|root .*|root $T/www/load;|" "$T/nginx.conf"
+for mode in $LOAD_MODES; do
+	set_mode "$mode"
+	step "reloads under load"
+	bg_server nginx nginx -c "$T/nginx.conf"
+	s=$PID
+	bg haproxy "$CMODE" c haproxy -W -db -f "$T/haproxy.cfg"
+	h=$PID
+	wait_port b 8080
+	wait_port c 8001
+	wait_port c 8002
+	load_http http "$C4" 8002 20 get "$T/www/load"
+	c=$PID
+	load_http tcp "$C4" 8001 5 get "$T/www/load"
+	expect_ring "$LOAD" "$h" "$s"
+	n=0
+	# Each leaves a worker with connections of the TCP kind, which are not to be closed.
+	while ((n < 12)) && running "$LOAD" && running "$c"; do
+		n=$((n + 1))
+		# One that meets it while it executes itself is lost.
+		for _ in {1..10}; do
+			kill -USR2 "$h"
+			! wait_for 3 workers $n || break
+		done
+		workers $n || fail "no reload: $(tail "$T/haproxy.log")"
+	done
+	load_done
+	LOAD=$c
+	load_done
+	echo "$n reloads"
+	wait_for 20 one_worker || fail "old workers do not end: $(pgrep -a -P "$h")"
+	stop "$h"
+	stop "$s"
+	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.log" || fail "nginx's log"
+	# haproxy 2.6.12's old workers may crash in their last moments, plain as well.
+	! grep -E 'ALERT|Current worker .*code (134|135|136|137|139)' "$T/haproxy.log" || fail "haproxy's log"
+	nothing_broken
 done

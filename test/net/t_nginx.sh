@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 180
-# nginx with curl and wrk: sendfile both ways, keep-alive, a reload under load.
+# limit: 300
+# nginx with curl and wrk: sendfile both ways, keep-alive, reloads and binary upgrades under load.
 . "$(dirname "$0")/../lib/net.sh"
+. "$SRC/test/lib/load.sh"
 . "$SRC/test/lib/web.sh"
 
 load()
@@ -50,20 +51,72 @@ for mode in $MODES; do
 	step "wrk"
 	load 2
 	expect_path "$c" "$s"
+	compat nginx "$(nginx -v 2>&1 | sed 's/.*nginx.//')" "$s"
+	compat wrk "$(dpkg-query -W -f '${Version}' wrk)" "$c"
 	finished "$c"
 	web_wrk_ok
 
-	step "wrk with reloads"
-	load 3
-	for k in 1 2 3; do
-		kill -HUP "$s"
-		says nginx "start worker processes" 10
-		wait_for 10 eval "[[ \$(grep -c 'start worker process ' $T/nginx.log) -ge $((2 * k)) ]]" || true
-	done
-	finished "$c" 30
-	# A worker that goes closes its idle connections: wrk counts what it had in flight as read errors.
-	grep -q 'Non-2xx' "$T/wrk.log" && fail "$(cat "$T/wrk.log")"
-	grep -E 'Requests/sec' "$T/wrk.log"
 	stop "$s"
 	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.log" || fail "nginx's log"
+done
+
+workers_of()
+{
+	[[ $(pgrep -c -P "$1") -ge 2 ]]
+}
+
+no_workers_of()
+{
+	! pgrep -P "$1" -f 'nginx: worker'
+}
+
+reload()
+{
+	local before
+	before=$(grep -c 'gracefully shutting down' "$T/nginx.err" || true)
+	kill -HUP "$m"
+	wait_for 10 eval "(( \$(grep -c 'gracefully shutting down' $T/nginx.err) > $before ))" || fail "no reload"
+}
+
+# Another binary inherits the listeners; the old one goes when its connections have.
+upgrade()
+{
+	local old=$m
+	kill -USR2 "$old"
+	wait_for 10 test -s "$T/nginx.pid.oldbin" -a -s "$T/nginx.pid" || fail "no new binary: $(tail "$T/nginx.err")"
+	m=$(cat "$T/nginx.pid")
+	wait_for 10 workers_of "$m" || fail "the new binary has no workers"
+	kill -WINCH "$old"
+	wait_for 20 no_workers_of "$old" || fail "the old binary's workers do not end"
+	kill -QUIT "$old"
+	wait_for 10 _gone "$old" || fail "the old binary does not end"
+}
+
+# A daemon, as it upgrades itself only then. It gives a new binary no variable that is not named.
+load_files
+sed -i -e "s|^daemon off|env LD_PRELOAD; env XVM_SOCKET|; s|root .*|root $T/www/load;|" \
+	-e "s|error_log .*|error_log $T/nginx.err notice;|" "$T/nginx.conf"
+for mode in $MODES; do
+	set_mode "$mode"
+	step "reloads and upgrades under load"
+	: >"$T/nginx.err"
+	server "$(command -v nginx)" -c "$T/nginx.conf"
+	wait_for 10 test -s "$T/nginx.pid" || fail "nginx does not start"
+	m=$(cat "$T/nginx.pid")
+	wait_port b 8080
+	load_http load "$B4" 8080 30 get "$T/www/load"
+	n=0
+	while running "$LOAD"; do
+		reload
+		upgrade
+		((n > 0)) || expect_ring "$m"
+		n=$((n + 1))
+	done
+	load_done
+	echo "$n reloads, $n upgrades"
+	((n > 0)) || fail "no upgrade"
+	kill -QUIT "$m"
+	wait_for 10 _gone "$m" || fail "nginx does not end"
+	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.err" || fail "nginx's log"
+	nothing_broken
 done

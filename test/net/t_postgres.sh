@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 180
-# PostgreSQL: pgbench, and a big table copied out and in. A process for each connection.
+# limit: 300
+# PostgreSQL: pgbench, a big table copied out and in, and pgbouncer. A process for each connection.
 . "$(dirname "$0")/../lib/net.sh"
+. "$SRC/test/lib/load.sh"
 
 pg=$(find /usr/lib/postgresql -maxdepth 3 -name initdb | sort -V | tail -n 1)
 [[ -n $pg ]] || fail "PostgreSQL is not installed"
@@ -19,15 +20,26 @@ psql_()
 	client psql -X -q -v ON_ERROR_STOP=1 -h "$B4" -U postgres -At "$@"
 }
 
-start_xvmd
-first=1
-for mode in $MODES; do
-	set_mode "$mode"
+postgres_()
+{
 	bg_server postgres "${as_pg[@]}" postgres -D "$T/pg/data" -c listen_addresses="$B4" \
 		-c unix_socket_directories="$T/pg" -c fsync=off
 	s=$PID
 	wait_port b 5432
 	wait_for 30 psql_ -c 'select 1' || fail "$(tail "$T/postgres.log")"
+}
+
+postgres_end()
+{
+	stop "$s" INT
+	! grep -E 'terminated by signal|PANIC|could not (send|receive)' "$T/postgres.log" || fail "the server's log"
+}
+
+start_xvmd
+first=1
+for mode in $MODES; do
+	set_mode "$mode"
+	postgres_
 	if ((first)); then
 		first=0
 		step "tables"
@@ -52,6 +64,75 @@ for mode in $MODES; do
 	same "$T/one" "$T/two"
 	[[ $(wc -l <"$T/one") = 200000 ]] || fail "rows"
 	[[ $(psql_ -c 'select count(*) from big natural join again') = 200000 ]] || fail "the tables differ"
-	stop "$s" INT
-	! grep -E 'terminated by signal|PANIC|could not (send|receive)' "$T/postgres.log" || fail "the server's log"
+	postgres_end
+done
+
+# pgbouncer between them. -R: a new one takes the old one's sockets over, with clients and servers at them.
+bouncer()
+{
+	bg pgbouncer "$CMODE" host "${as_pg[@]}" pgbouncer "$@" "$T/pg/pgbouncer.ini"
+	b=$PID
+}
+
+admin()
+{
+	plain host psql -X -q -h "$T/pg" -p 6432 -U postgres pgbouncer -At -c "$1"
+}
+
+sums()
+{
+	psql_ -c 'select sum(abalance) from pgbench_accounts' -c 'select sum(bbalance) from pgbench_branches' \
+		-c 'select sum(tbalance) from pgbench_tellers' -c 'select coalesce(sum(delta), 0) from pgbench_history'
+}
+
+cat >"$T/pg/pgbouncer.ini" <<END
+[databases]
+* = host=$B4 port=5432 user=postgres
+[pgbouncer]
+listen_addr = $H4
+listen_port = 6432
+unix_socket_dir = $T/pg
+auth_type = any
+pool_mode = transaction
+default_pool_size = 20
+admin_users = postgres
+logfile = $T/pg/pgbouncer.log
+ignore_startup_parameters = extra_float_digits
+END
+for mode in $LOAD_MODES; do
+	set_mode "$mode"
+	step "pgbouncer, reloads and takeovers under load"
+	postgres_
+	bouncer
+	wait_port host 6432
+	bg_client pgbench pgbench -h "$H4" -p 6432 -U postgres -n -c 8 -j 2 -T "$(load_seconds)" postgres
+	LOAD=$PID
+	bg_client selects pgbench -h "$H4" -p 6432 -U postgres -n -S -c 8 -j 2 -T "$(load_seconds)" postgres
+	c=$PID
+	expect_ring "$LOAD" "$b" "$s"
+	compat postgres "$(postgres --version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)" "$s"
+	compat pgbouncer "$(pgbouncer --version | sed -n 's/^PgBouncer //p')" "$b"
+	n=0
+	while running "$LOAD" && running "$c"; do
+		admin reload
+		old=$b
+		bouncer -R
+		wait_for 30 _gone "$old" || fail "the old pgbouncer does not end: $(tail "$T/pg/pgbouncer.log")"
+		unset "BG[$old]"
+		wait_for 10 admin 'show version' || fail "the new pgbouncer does not answer: $(tail "$T/pg/pgbouncer.log")"
+		n=$((n + 1))
+	done
+	for name in pgbench selects; do
+		finished "$LOAD"
+		LOAD=$c
+		grep 'number of failed transactions: 0 ' "$T/$name.log" >/dev/null || fail "$(cat "$T/$name.log")"
+		! grep -E 'aborted|error' "$T/$name.log" || fail "$(cat "$T/$name.log")"
+		grep '^tps' "$T/$name.log"
+	done
+	[[ $(sums | sort -u | wc -l) = 1 ]] || fail "the sums differ: $(sums)"
+	echo "$n takeovers"
+	((n > 0)) || fail "no takeover"
+	stop "$b" INT
+	postgres_end
+	nothing_broken
 done

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 180
-# redis: 50 clients, pipelines, large values both ways, and a fork (BGSAVE) among it all.
+# limit: 300
+# redis: 50 clients, pipelines, large values both ways, forks (BGSAVE) and replicas that come and go.
 . "$(dirname "$0")/../lib/net.sh"
+. "$SRC/test/lib/load.sh"
 
 bench()
 {
@@ -25,6 +26,7 @@ for mode in $MODES; do
 	s=$PID
 	wait_port b 6379
 	bench -c 50 -n $n -t get,set -q
+	compat redis-server "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$s"
 	bench -c 50 -n $((n * 4)) -P 16 -t get,set -q
 	bench -c 10 -n $((n / 5)) -d 20000 -t get,set -q
 
@@ -48,4 +50,57 @@ for mode in $MODES; do
 	client redis-cli -h "$B4" --raw get big | head -c -1 >"$T/got"
 	same "$T/big" "$T/got"
 	stop "$s"
+done
+
+in_step()
+{
+	[[ $(cli a 6380 info replication | sed -n 's/^master_link_status:\(up\).*/\1/p') = up ]]
+}
+
+# cli NS PORT ...
+cli()
+{
+	plain "$1" redis-cli -h "${addr[$1]}" -p "$2" "${@:3}"
+}
+
+caught_up()
+{
+	in_step && [[ $(cli b 6379 debug digest) = "$(cli a 6380 debug digest)" ]]
+}
+
+declare -A addr=([a]=$A4 [b]=$B4)
+for mode in $LOAD_MODES; do
+	set_mode "$mode"
+	step "saves and replicas under load"
+	bg_server redis redis-server --bind "$B4" --protected-mode no --save '' --appendonly no \
+		--dir "$T" --dbfilename "master-$mode.rdb" --enable-debug-command yes --repl-diskless-sync-delay 0
+	s=$PID
+	wait_port b 6379
+	bg_client load python3 "$SRC/test/net/redis.py" "$B4" 6379 "$(load_seconds)"
+	LOAD=$PID
+	expect_path "$LOAD" "$s"
+	rounds=0
+	while :; do
+		bg_client replica redis-server --bind "$A4" --port 6380 --protected-mode no --save '' --appendonly no \
+			--dir "$T" --dbfilename replica.rdb --enable-debug-command yes --replicaof "$B4" 6379
+		r=$PID
+		wait_port a 6380
+		wait_for 30 in_step || fail "the replica does not connect: $(tail -n 5 "$T/replica.log")"
+		cli b 6379 bgsave | grep -q started
+		wait_for 30 eval "cli b 6379 info persistence | grep -q rdb_bgsave_in_progress:0" || fail "no end of BGSAVE"
+		cli b 6379 info persistence | grep -q rdb_last_bgsave_status:ok
+		if ((rounds == 0)); then
+			expect_ring "$r"
+			compat "redis-server, replica" "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$r"
+		fi
+		rounds=$((rounds + 1))
+		running "$LOAD" || break
+		stop "$r"
+	done
+	load_done
+	wait_for 30 caught_up || fail "the replica differs: $(cli b 6379 debug digest) $(cli a 6380 debug digest)"
+	echo "$rounds replicas, $(cli b 6379 dbsize) keys"
+	stop "$r"
+	stop "$s"
+	nothing_broken
 done
