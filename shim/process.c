@@ -257,14 +257,16 @@ bool xvm_init(void)
 			xvm_log(1, "not used: too few descriptors, or RLIMIT_AS is set\n");
 		xvm_conf.disabled = true;
 	}
-	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
+	if (!xvm_conf.disabled &&
+	    (xvm_fdtab_init() < 0 || pthread_atfork(before_fork, NULL, in_child))) {
+		xvm_log(1, "not used: no memory\n");
 		xvm_conf.disabled = true;
+	}
 	atomic_store(&started, 2);
 	if (xvm_conf.disabled)
 		return false;
 	xvm_pid();
 	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
-	pthread_atfork(before_fork, NULL, in_child);
 	for (int fd = 0; fd < INHERITED; fd++)
 		xvm_adopt(fd);
 	return true;

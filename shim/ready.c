@@ -34,14 +34,14 @@ static void obey(struct xvm_sock *s, int fd)
 		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT);
 		return;
 	}
-	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
-	    (atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) != XVM_CONSENT_YES ||
-	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||
-	     (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)))
-		xvm_tx_leave(s, fd,
-			     atomic_load(&s->peer.shm->consent) == XVM_CONSENT_YES
-				     ? XVM_R_OPERATOR
-				     : XVM_R_PEER_LEFT);
+	if (!(*(volatile uint64_t *)&ep->tx_epoch & 1))
+		return;
+	if (atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) != XVM_CONSENT_YES)
+		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT);
+	else if (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)
+		xvm_tx_leave(s, fd, atomic_load(&ep->reason) ?: XVM_R_UNSUPPORTED);
+	else if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
+		xvm_tx_leave(s, fd, XVM_R_OPERATOR);
 }
 
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
