@@ -28,6 +28,7 @@ uint32_t xvm_link_id;
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
+static _Atomic uint32_t losses = 1; /* of the daemon, plus 1: tells one from the next */
 static uint64_t next_try;
 static unsigned timeouts; /* of hellos, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
@@ -149,8 +150,11 @@ bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
 
 static void down(enum xvm_reason why)
 {
-	if (sock >= 0)
+	if (sock >= 0) {
+		xvm_log(1, "lost xvmd at %s\n", xvm_conf.socket);
 		xvm_fd_unhide_close(sock);
+		atomic_fetch_add(&losses, 1);
+	}
 	sock = -1;
 	why_down = why;
 	next_try = xvm_now_ns() + (RETRY_NS << timeouts);
@@ -174,22 +178,29 @@ static void up_locked(void)
 	uint32_t id = 0;
 	int fd, r;
 
-	fd = xvm_sock_arena() ? xvm_client_connect(xvm_conf.socket) : -ENOMEM;
+	if (!xvm_sock_arena()) {
+		down(XVM_R_NO_MEMORY);
+		return;
+	}
+	fd = xvm_client_connect(xvm_conf.socket);
 	if (fd < 0) {
-		if (fd != -ENOMEM && !told++)
-			xvm_log(1, "no xvmd answers at %s\n", xvm_conf.socket);
+		if (!told++)
+			xvm_log(1, "no xvmd answers at %s (error %d)\n", xvm_conf.socket, -fd);
 		down(XVM_R_NO_DAEMON);
 		return;
 	}
-	told = 0;
 	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &mail, &t);
 	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
 		timeouts++;
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {
+		if (!told++)
+			xvm_log(1, "xvmd at %s does not welcome us (error %d)\n", xvm_conf.socket,
+				-r);
 		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
 		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
 		return;
 	}
+	told = 0;
 	/*
 	 * Client numbers start anew: what the old daemon said of peers and regions says nothing
 	 * now. Before anybody can read what the new one says.
@@ -247,18 +258,26 @@ bool xvm_link_lost(void)
 	return lost;
 }
 
-static int tell(struct xvm_msg *m, const int *fds, int n)
+/* about: of what is offered, to whom it was. */
+static int tell_of(struct xvm_msg *m, const int *fds, int n, struct xvm_sock *about)
 {
 	int r;
 
 	/* Waits for another thread's few messages, never for the daemon. */
 	if (xvm_lock(&lock) < 0)
 		return -EAGAIN;
+	if (about)
+		atomic_store(&about->offered_to, atomic_load(&losses));
 	r = sock < 0 ? -ENOTCONN : xvm_proto_send(sock, m, fds, n);
 	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
 		down(XVM_R_NO_DAEMON);
 	xvm_unlock(&lock);
 	return r;
+}
+
+static int tell(struct xvm_msg *m, const int *fds, int n)
+{
+	return tell_of(m, fds, n, NULL);
 }
 
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
@@ -271,11 +290,23 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32
 	m.gen = s->gen;
 	m.arg = atomic_load(&s->ep->role);
 	if (half_fd >= 0)
-		return tell(&m, (int[]){fd, half_fd}, 2);
+		return tell_of(&m, (int[]){fd, half_fd}, 2, s);
 	m.region = s->ep->medium - XVM_MEDIUM_REGION;
 	m.off = off;
 	m.len = len;
-	return tell(&m, &fd, 1);
+	return tell_of(&m, &fd, 1, s);
+}
+
+void xvm_link_lapsed(struct xvm_sock *s)
+{
+	uint32_t to = atomic_load(&s->offered_to);
+
+	xvm_link_lost(); /* one that was killed has said nothing */
+	/* Who handles messages may be pairing it just now. */
+	if (!to || to == atomic_load(&losses) || xvm_trylock(&handling) < 0)
+		return;
+	xvm_offer_lapsed(s);
+	xvm_unlock(&handling);
 }
 
 int xvm_link_lease(unsigned region, uint32_t len)

@@ -50,6 +50,8 @@ static inline void xvm_link_poll(void)
 
 /* 0 or a negative errno. half_fd: -1 for a half in a piece, len bytes at off of the region. */
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len);
+/* Was s offered to a daemon that is gone? Then nobody will answer: xvm_offer_lapsed(). */
+void xvm_link_lapsed(struct xvm_sock *s);
 /* Ask for a piece. */
 int xvm_link_lease(unsigned region, uint32_t len);
 /* A new record of a machine; it stays for good. NULL where there is no memory. */
