@@ -46,6 +46,9 @@ int xvm_pid(void)
 
 bool xvm_in_vfork(void)
 {
+	/* Then vfork() is fork(), and to ask may be death. */
+	if (xvm_conf.sandboxed)
+		return false;
 	return xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0) != xvm_pid();
 }
 
@@ -119,6 +122,9 @@ XVM_WRAP pid_t fork(void)
 	}
 	return pid;
 }
+
+/* A vfork's child is noticed by its pid, and a sandbox may forbid to ask. vfork.S. */
+__attribute__((visibility("hidden"))) pid_t (*xvm_vfork_by)(void) = fork;
 
 /* ---- start --------------------------------------------------------------- */
 
@@ -276,6 +282,7 @@ __attribute__((constructor)) static void start(void)
 {
 	/* Before there are threads: while one of them looks up, the others would be without. */
 	xvm_real_find(0);
+	xvm_vfork_by = REAL(vfork);
 	xvm_init();
 }
 
@@ -447,9 +454,10 @@ XVM_WRAP int system(const char *command)
 
 void xvm_sandbox(void)
 {
-	if (!xvm_fdtab || xvm_conf.sandboxed)
+	if (!xvm_fdtab || xvm_conf.sandboxed || xvm_in_vfork())
 		return;
 	xvm_conf.sandboxed = true;
+	xvm_vfork_by = fork;
 	xvm_link_off();
 }
 

@@ -141,8 +141,12 @@ void xvm_sock_dispose(struct xvm_file *f)
 	if (s->mine.shm)
 		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
 	atomic_store(&s->paired, 0);
-	xvm_half_close(&s->mine);
-	xvm_half_close(&s->peer);
+	if (!xvm_conf.sandboxed) { /* which may know no munmap(): there will be no more of them */
+		xvm_half_close(&s->mine);
+		xvm_half_close(&s->peer);
+	}
+	memset(&s->mine, 0, sizeof(s->mine));
+	memset(&s->peer, 0, sizeof(s->peer));
 	if (s->proc)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;
