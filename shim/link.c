@@ -20,6 +20,7 @@
 #define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
 #define FD_ABOVE 65536	/* limits up to this are stepped over */
 #define FD_BASE 900	/* our own descriptors are moved up to here, if the limit allows */
+#define FD_SPARE 16	/* the last ones are the application's, where the limit is hard */
 
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
@@ -37,6 +38,25 @@ static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
 static struct xvm_pool peers = XVM_POOL(struct xvm_peer, next, 16384);
 static _Atomic(struct xvm_peer *) by_client[XVM_CLIENTS_MAX];
 
+/* May the limit be stepped over? Then the application has all its numbers for itself. */
+static bool above(const struct rlimit *rl)
+{
+	return rl->rlim_max > rl->rlim_cur && rl->rlim_cur <= FD_ABOVE;
+}
+
+bool xvm_fd_spare(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || above(&rl) || rl.rlim_cur > XVM_FD_MAX)
+		return true;
+	/* The lowest free number is taken first: a program that has come so far is near its end. */
+	for (int i = 1; i <= FD_SPARE; i++)
+		if (xvm_sys(SYS_fcntl, (long)rl.rlim_cur - i, F_GETFD) >= 0)
+			return false;
+	return true;
+}
+
 int xvm_fd_hide(int fd)
 {
 	static struct xvm_file own = {.kind = XVM_FILE_OWN, .users = 1};
@@ -45,8 +65,7 @@ int xvm_fd_hide(int fd)
 	long base, r;
 
 	getrlimit(RLIMIT_NOFILE, &rl);
-	/* Above the application's limit, if we may: then it has all its numbers for itself. */
-	raise = rl.rlim_max > rl.rlim_cur && rl.rlim_cur <= FD_ABOVE;
+	raise = above(&rl);
 	if (raise) {
 		base = (long)rl.rlim_cur;
 		more = rl;
@@ -182,7 +201,7 @@ static void up_locked(void)
 		down(XVM_R_NO_MEMORY);
 		return;
 	}
-	fd = xvm_client_connect(xvm_conf.socket);
+	fd = xvm_fd_spare() ? xvm_client_connect(xvm_conf.socket) : -EMFILE;
 	if (fd < 0) {
 		if (!told++)
 			xvm_log(1, "no xvmd answers at %s (error %d)\n", xvm_conf.socket, -fd);
@@ -372,7 +391,7 @@ static void control(const struct xvm_msg *in)
 
 static void peer_waker(const struct xvm_msg *m, int *fd)
 {
-	struct xvm_peer *p = peer_of(m->arg2);
+	struct xvm_peer *p = xvm_fd_spare() ? peer_of(m->arg2) : NULL;
 
 	if (!p || m->arg >= XVM_WAKERS_MAX || *fd < 0 || (atomic_load(&p->mask) >> m->arg & 1))
 		return;

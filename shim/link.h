@@ -65,6 +65,8 @@ void xvm_link_peer_put(struct xvm_peer *p);
 
 void xvm_link_forked(void);
 
+/* Can the application do without one more? Asked before each that we can do without. */
+bool xvm_fd_spare(void);
 /* Move one of our own descriptors to a high number, close-on-exec, where the application's close
  * will not hit it. Returns the new number (the old one is closed), or the old one. */
 int xvm_fd_hide(int fd);

@@ -68,7 +68,8 @@ bool xvm_sock_arena(void)
 
 	if (__atomic_load_n(&xvm_arena, __ATOMIC_ACQUIRE))
 		return true;
-	a = xvm_arena_create(&fd);
+	errno = EMFILE;
+	a = xvm_fd_spare() ? xvm_arena_create(&fd) : NULL;
 	if (!a) {
 		say_untracked("no memory or descriptor for the table of them");
 		return false;
