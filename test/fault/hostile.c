@@ -199,6 +199,15 @@ static void scene_ticks_restart(void)
 	tick(SA_RESTART);
 }
 
+/* Handlers of both kinds: a call that blocks has to do as the one that runs says. */
+static void scene_ticks_mixed(void)
+{
+	struct sigaction sa = {.sa_handler = on_tick};
+
+	sigaction(SIGUSR1, &sa, NULL);
+	tick(SA_RESTART);
+}
+
 /* ---- who and where ------------------------------------------------------- */
 
 static void scene_chroot(void)
@@ -353,21 +362,37 @@ static const struct scene {
 	{                                                                                          \
 #name, scene_##name                                                                \
 	}
-	SCENE(none),	      SCENE(closefrom),
-	SCENE(close_range),   SCENE(close_range_syscall),
-	SCENE(close_all),     SCENE(nofile_soft10),
-	SCENE(nofile10),      SCENE(nofile20),
-	SCENE(nofile128),     SCENE(fds32768),
-	SCENE(fds_all),	      SCENE(blocked),
-	SCENE(segv),	      SCENE(ticks),
-	SCENE(ticks_restart), SCENE(chroot),
-	SCENE(setuid),	      SCENE(userns),
-	SCENE(netns),	      SCENE(memlock),
-	SCENE(locked),	      SCENE(as),
-	SCENE(data),	      SCENE(no_memfd),
-	SCENE(no_eventfd),    SCENE(no_unix),
-	SCENE(no_mmap),	      SCENE(no_fcntl),
-	SCENE(no_sendmsg),    SCENE(no_tcp_info),
+	SCENE(none),
+	SCENE(closefrom),
+	SCENE(close_range),
+	SCENE(close_range_syscall),
+	SCENE(close_all),
+	SCENE(nofile_soft10),
+	SCENE(nofile10),
+	SCENE(nofile20),
+	SCENE(nofile128),
+	SCENE(fds32768),
+	SCENE(fds_all),
+	SCENE(blocked),
+	SCENE(segv),
+	SCENE(ticks),
+	SCENE(ticks_restart),
+	SCENE(ticks_mixed),
+	SCENE(chroot),
+	SCENE(setuid),
+	SCENE(userns),
+	SCENE(netns),
+	SCENE(memlock),
+	SCENE(locked),
+	SCENE(as),
+	SCENE(data),
+	SCENE(no_memfd),
+	SCENE(no_eventfd),
+	SCENE(no_unix),
+	SCENE(no_mmap),
+	SCENE(no_fcntl),
+	SCENE(no_sendmsg),
+	SCENE(no_tcp_info),
 	SCENE(strict),
 #undef SCENE
 };

@@ -7,5 +7,5 @@
 [[ -z ${XVM_TEST_PLAIN-} ]] || skip "asks for paths"
 start_xvmd
 for when in start mid; do
-	scenes 'server client' $when ring blocked segv ticks ticks_restart
+	scenes 'server client' $when ring blocked segv ticks ticks_restart ticks_mixed
 done
