@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "shim/process.h"
+
 uint32_t xvm_epset_kmask(struct xvm_sock *s, uint32_t events)
 {
 	return xvm_sock_kmask(s, events & ~XVM_EP_FLAGS) |
@@ -21,6 +23,9 @@ void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force)
 	else if (r->where != XVM_REG_KERNEL)
 		m = xvm_epset_kmask(r->sock, m) | (r->calm ? EPOLLET : 0);
 	if (m == r->kmask && !force)
+		return;
+	/* Nothing more is asked for: a sandbox may forbid to say so. */
+	if (xvm_conf.sandboxed && (m | EPOLLRDHUP) == r->kmask)
 		return;
 	r->kmask = m;
 	xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, m, r->data);

@@ -21,6 +21,7 @@
 
 #include "shim/process.h"
 #include "shim/real.h"
+#include "shim/restart.h"
 #include "transport/lock.h"
 #include "transport/sys.h"
 
@@ -294,8 +295,12 @@ XVM_WRAP int sigaction(int sig, const struct sigaction *act, struct sigaction *o
 	struct held h;
 	int r;
 
-	if (!concerns(sig))
-		return REAL(sigaction)(sig, act, old);
+	if (!concerns(sig)) {
+		r = REAL(sigaction)(sig, act, old);
+		if (r == 0 && act)
+			xvm_restart_note(sig);
+		return r;
+	}
 	if (act)
 		a = *act; /* where it faults libc faults too */
 	hold(&h);
@@ -322,6 +327,7 @@ static simple_fn set(simple_fn (*real)(int, simple_fn), int sig, simple_fn fn)
 
 	if (!concerns(sig)) {
 		r = real(sig, fn);
+		xvm_restart_note(sig);
 		return r;
 	}
 	hold(&h);
@@ -362,8 +368,10 @@ XVM_WRAP simple_fn sigset(int sig, simple_fn fn)
 	simple_fn r = REAL(sigset)(sig, fn);
 	struct held h;
 
-	if (!concerns(sig))
+	if (!concerns(sig)) {
+		xvm_restart_note(sig);
 		return r;
+	}
 	hold(&h);
 	r = reported(sig, r);
 	take(sig);
@@ -376,8 +384,10 @@ static void retake(int sig)
 {
 	struct held h;
 
-	if (!concerns(sig))
+	if (!concerns(sig)) {
+		xvm_restart_note(sig);
 		return;
+	}
 	hold(&h);
 	take(sig);
 	release(&h);

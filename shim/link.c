@@ -20,6 +20,7 @@
 #define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
 #define FD_ABOVE 65536	/* limits up to this are stepped over */
 #define FD_BASE 900	/* our own descriptors are moved up to here, if the limit allows */
+#define FD_SPARE 16	/* the last ones are the application's, where the limit is hard */
 
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
@@ -28,6 +29,7 @@ uint32_t xvm_link_id;
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
+static _Atomic uint32_t losses = 1; /* of the daemon, plus 1: tells one from the next */
 static uint64_t next_try;
 static unsigned timeouts; /* of hellos, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
@@ -35,6 +37,25 @@ static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
 
 static struct xvm_pool peers = XVM_POOL(struct xvm_peer, next, 16384);
 static _Atomic(struct xvm_peer *) by_client[XVM_CLIENTS_MAX];
+
+/* May the limit be stepped over? Then the application has all its numbers for itself. */
+static bool above(const struct rlimit *rl)
+{
+	return rl->rlim_max > rl->rlim_cur && rl->rlim_cur <= FD_ABOVE;
+}
+
+bool xvm_fd_spare(void)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || above(&rl) || rl.rlim_cur > XVM_FD_MAX)
+		return true;
+	/* The lowest free number is taken first: a program that has come so far is near its end. */
+	for (int i = 1; i <= FD_SPARE; i++)
+		if (xvm_sys(SYS_fcntl, (long)rl.rlim_cur - i, F_GETFD) >= 0)
+			return false;
+	return true;
+}
 
 int xvm_fd_hide(int fd)
 {
@@ -44,8 +65,7 @@ int xvm_fd_hide(int fd)
 	long base, r;
 
 	getrlimit(RLIMIT_NOFILE, &rl);
-	/* Above the application's limit, if we may: then it has all its numbers for itself. */
-	raise = rl.rlim_max > rl.rlim_cur && rl.rlim_cur <= FD_ABOVE;
+	raise = above(&rl);
 	if (raise) {
 		base = (long)rl.rlim_cur;
 		more = rl;
@@ -149,8 +169,11 @@ bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
 
 static void down(enum xvm_reason why)
 {
-	if (sock >= 0)
+	if (sock >= 0) {
+		xvm_log(1, "lost xvmd at %s\n", xvm_conf.socket);
 		xvm_fd_unhide_close(sock);
+		atomic_fetch_add(&losses, 1);
+	}
 	sock = -1;
 	why_down = why;
 	next_try = xvm_now_ns() + (RETRY_NS << timeouts);
@@ -174,22 +197,29 @@ static void up_locked(void)
 	uint32_t id = 0;
 	int fd, r;
 
-	fd = xvm_sock_arena() ? xvm_client_connect(xvm_conf.socket) : -ENOMEM;
+	if (!xvm_sock_arena()) {
+		down(XVM_R_NO_MEMORY);
+		return;
+	}
+	fd = xvm_fd_spare() ? xvm_client_connect(xvm_conf.socket) : -EMFILE;
 	if (fd < 0) {
-		if (fd != -ENOMEM && !told++)
-			xvm_log(1, "no xvmd answers at %s\n", xvm_conf.socket);
+		if (!told++)
+			xvm_log(1, "no xvmd answers at %s (error %d)\n", xvm_conf.socket, -fd);
 		down(XVM_R_NO_DAEMON);
 		return;
 	}
-	told = 0;
 	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &mail, &t);
 	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
 		timeouts++;
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {
+		if (!told++)
+			xvm_log(1, "xvmd at %s does not welcome us (error %d)\n", xvm_conf.socket,
+				-r);
 		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
 		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
 		return;
 	}
+	told = 0;
 	/*
 	 * Client numbers start anew: what the old daemon said of peers and regions says nothing
 	 * now. Before anybody can read what the new one says.
@@ -247,18 +277,26 @@ bool xvm_link_lost(void)
 	return lost;
 }
 
-static int tell(struct xvm_msg *m, const int *fds, int n)
+/* about: of what is offered, to whom it was. */
+static int tell_of(struct xvm_msg *m, const int *fds, int n, struct xvm_sock *about)
 {
 	int r;
 
 	/* Waits for another thread's few messages, never for the daemon. */
 	if (xvm_lock(&lock) < 0)
 		return -EAGAIN;
+	if (about)
+		atomic_store(&about->offered_to, atomic_load(&losses));
 	r = sock < 0 ? -ENOTCONN : xvm_proto_send(sock, m, fds, n);
 	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
 		down(XVM_R_NO_DAEMON);
 	xvm_unlock(&lock);
 	return r;
+}
+
+static int tell(struct xvm_msg *m, const int *fds, int n)
+{
+	return tell_of(m, fds, n, NULL);
 }
 
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
@@ -271,11 +309,23 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32
 	m.gen = s->gen;
 	m.arg = atomic_load(&s->ep->role);
 	if (half_fd >= 0)
-		return tell(&m, (int[]){fd, half_fd}, 2);
+		return tell_of(&m, (int[]){fd, half_fd}, 2, s);
 	m.region = s->ep->medium - XVM_MEDIUM_REGION;
 	m.off = off;
 	m.len = len;
-	return tell(&m, &fd, 1);
+	return tell_of(&m, &fd, 1, s);
+}
+
+void xvm_link_lapsed(struct xvm_sock *s)
+{
+	uint32_t to = atomic_load(&s->offered_to);
+
+	xvm_link_lost(); /* one that was killed has said nothing */
+	/* Who handles messages may be pairing it just now. */
+	if (!to || to == atomic_load(&losses) || xvm_trylock(&handling) < 0)
+		return;
+	xvm_offer_lapsed(s);
+	xvm_unlock(&handling);
 }
 
 int xvm_link_lease(unsigned region, uint32_t len)
@@ -341,7 +391,7 @@ static void control(const struct xvm_msg *in)
 
 static void peer_waker(const struct xvm_msg *m, int *fd)
 {
-	struct xvm_peer *p = peer_of(m->arg2);
+	struct xvm_peer *p = xvm_fd_spare() ? peer_of(m->arg2) : NULL;
 
 	if (!p || m->arg >= XVM_WAKERS_MAX || *fd < 0 || (atomic_load(&p->mask) >> m->arg & 1))
 		return;

@@ -54,6 +54,8 @@ static inline void xvm_link_poll(void)
 
 /* 0 or a negative errno. half_fd: -1 for a half in a piece, len bytes at off of the region. */
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len);
+/* Was s offered to a daemon that is gone? Then nobody will answer: xvm_offer_lapsed(). */
+void xvm_link_lapsed(struct xvm_sock *s);
 /* Ask for a piece. */
 int xvm_link_lease(unsigned region, uint32_t len);
 /* A new record of a machine, or of a process in one; it stays for good. NULL where there is no
@@ -74,6 +76,8 @@ void xvm_link_peer_put(struct xvm_peer *p);
 
 void xvm_link_forked(void);
 
+/* Can the application do without one more? Asked before each that we can do without. */
+bool xvm_fd_spare(void);
 /* Move one of our own descriptors to a high number, close-on-exec, where the application's close
  * will not hit it. Returns the new number (the old one is closed), or the old one. */
 int xvm_fd_hide(int fd);

@@ -72,6 +72,7 @@ static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, ui
 {
 	struct xvm_shm_ep *ep = s->ep;
 
+	atomic_fetch_and(&ep->flags, ~XVM_EPF_SEEN);
 	atomic_store(&ep->state, XVM_EP_OFFERED);
 	atomic_store(&ep->reason, XVM_R_OFFERED);
 	if (xvm_link_offer(s, fd, half_fd, off, len) == 0) {
@@ -79,7 +80,7 @@ static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, ui
 		xvm_log(2, "fd %d: offered\n", fd);
 		return true;
 	}
-	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	atomic_store(&s->offered_to, 0);
 	return false;
 }
 
@@ -189,6 +190,9 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd)
 	xvm_link_poll();
 	if (xvm_sock_on(s))
 		return true;
+	if (atomic_load_explicit(&ep->state, memory_order_relaxed) == XVM_EP_OFFERED &&
+	    atomic_fetch_add_explicit(&ep->calls, 1, memory_order_relaxed) % 64 == 0)
+		xvm_link_lapsed(s);
 	if (atomic_load_explicit(&ep->state, memory_order_relaxed) != XVM_EP_CANDIDATE)
 		return false;
 	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
@@ -253,6 +257,17 @@ static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
 	return NULL;
 }
 
+void xvm_offer_lapsed(struct xvm_sock *s)
+{
+	/* A fork's child has no half: the offer is its parent's. */
+	if (atomic_load(&s->ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm)
+		return;
+	xvm_half_close(&s->mine);
+	atomic_store(&s->offered_to, 0);
+	atomic_store(&s->ep->reason, XVM_R_NEW);
+	atomic_store(&s->ep->state, XVM_EP_CANDIDATE);
+}
+
 void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why)
 {
 	int fd;
@@ -281,7 +296,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 			/* Without the peer's half there is no consent: it stays on TCP, as we do.
 			 */
 			stay(s, fd,
-			     err == -ENOMEM || err == -EMFILE ? XVM_R_NO_MEMORY : XVM_R_BAD_PEER);
+			     err == -EPROTO || err == -EPERM ? XVM_R_BAD_PEER : XVM_R_NO_MEMORY);
 			xvm_link_drop(slot, gen, true);
 			xvm_sock_put(s);
 		}

@@ -46,6 +46,9 @@ int xvm_pid(void)
 
 bool xvm_in_vfork(void)
 {
+	/* Then vfork() is fork(), and to ask may be death. */
+	if (xvm_conf.sandboxed)
+		return false;
 	return xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0) != xvm_pid();
 }
 
@@ -128,6 +131,9 @@ XVM_WRAP pid_t fork(void)
 extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *)
 	__attribute__((weak));
 extern void *__dso_handle __attribute__((visibility("hidden")));
+
+/* A vfork's child is noticed by its pid, and a sandbox may forbid to ask. vfork.S. */
+__attribute__((visibility("hidden"))) pid_t (*xvm_vfork_by)(void) = fork;
 
 /* ---- start --------------------------------------------------------------- */
 
@@ -266,14 +272,16 @@ bool xvm_init(void)
 			xvm_log(1, "not used: too few descriptors, or RLIMIT_AS is set\n");
 		xvm_conf.disabled = true;
 	}
-	if (!xvm_conf.disabled && xvm_fdtab_init() < 0)
+	if (!xvm_conf.disabled && (!__register_atfork || xvm_fdtab_init() < 0 ||
+				   __register_atfork(before_fork, NULL, in_child, __dso_handle))) {
+		xvm_log(1, "not used: no memory\n");
 		xvm_conf.disabled = true;
+	}
 	atomic_store(&started, 2);
 	if (xvm_conf.disabled)
 		return false;
 	xvm_pid();
 	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
-	__register_atfork(before_fork, NULL, in_child, __dso_handle);
 	for (int fd = 0; fd < INHERITED; fd++)
 		xvm_adopt(fd);
 	return true;
@@ -284,6 +292,7 @@ __attribute__((constructor)) static void start(void)
 	/* Before there are threads: while one of them looks up, the others would be without. */
 	xvm_real_find(0);
 	xvm_unwind_init();
+	xvm_vfork_by = REAL(vfork);
 	xvm_init();
 }
 
@@ -456,9 +465,10 @@ XVM_WRAP int system(const char *command)
 
 void xvm_sandbox(void)
 {
-	if (!xvm_fdtab || xvm_conf.sandboxed)
+	if (!xvm_fdtab || xvm_conf.sandboxed || xvm_in_vfork())
 		return;
 	xvm_conf.sandboxed = true;
+	xvm_vfork_by = fork;
 	xvm_link_off();
 }
 

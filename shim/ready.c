@@ -8,6 +8,7 @@
 
 #include "shim/epoll.h"
 #include "shim/link.h"
+#include "shim/restart.h"
 #include "shim/stream_priv.h"
 #include "shim/waker.h"
 #include "transport/lock.h"
@@ -34,14 +35,14 @@ static void obey(struct xvm_sock *s, int fd)
 		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT);
 		return;
 	}
-	if ((*(volatile uint64_t *)&ep->tx_epoch & 1) &&
-	    (atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) != XVM_CONSENT_YES ||
-	     (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE) ||
-	     (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)))
-		xvm_tx_leave(s, fd,
-			     atomic_load(&s->peer.shm->consent) == XVM_CONSENT_YES
-				     ? XVM_R_OPERATOR
-				     : XVM_R_PEER_LEFT);
+	if (!(*(volatile uint64_t *)&ep->tx_epoch & 1))
+		return;
+	if (atomic_load_explicit(&s->peer.shm->consent, memory_order_relaxed) != XVM_CONSENT_YES)
+		xvm_tx_leave(s, fd, XVM_R_PEER_LEFT);
+	else if (atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)
+		xvm_tx_leave(s, fd, atomic_load(&ep->reason) ?: XVM_R_UNSUPPORTED);
+	else if (atomic_load_explicit(&ep->want, memory_order_relaxed) & XVM_WANT_LEAVE)
+		xvm_tx_leave(s, fd, XVM_R_OPERATOR);
 }
 
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
@@ -250,24 +251,6 @@ bool xvm_sock_same_cpu(struct xvm_sock *s)
 	       (uint32_t)sched_getcpu() + 1;
 }
 
-/* Would the kernel have restarted the call that a signal has interrupted? Only if all handlers say
- * so. */
-static bool restarts(void)
-{
-	struct sigaction sa;
-
-	for (int sig = 1; sig < _NSIG; sig++) {
-		if (sigaction(sig, NULL, &sa) < 0 || sa.sa_handler == SIG_DFL ||
-		    sa.sa_handler == SIG_IGN)
-			continue;
-		if (sig >= 32 && sig < 34)
-			continue; /* libc's own */
-		if (!(sa.sa_flags & SA_RESTART))
-			return false;
-	}
-	return true;
-}
-
 static bool spin(struct xvm_sock *s, uint32_t what)
 {
 	uint64_t budget = xvm_spin_budget(), start;
@@ -325,6 +308,31 @@ static int sleep_guarded(struct nap *nap, struct pollfd pfd[2], const struct tim
 	return r;
 }
 
+/*
+ * The same in a call that the kernel restarts, or not, as it does recv(): asleep by pad, as only
+ * the fd itself can end it. 0: look again; -EAGAIN: not to be had, another thread has made the fd
+ * non-blocking.
+ */
+static int sleep_restartable(struct nap *nap, int fd)
+{
+	struct xvm_shm_ep *ep = nap->s->ep;
+	ssize_t r;
+	char c;
+
+	pthread_cleanup_push(cancelled, nap);
+	r = REAL(recv)(fd, &c, 1, MSG_PEEK);
+	if (r < 0)
+		r = -errno;
+	pthread_cleanup_pop(0);
+	if (r == -EINTR || r == -EAGAIN)
+		return (int)r;
+	if (r == 0)
+		atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
+	xvm_pads_keep_error(ep, (int)r);
+	ep->rx_kcheck = 1;
+	return 0;
+}
+
 int xvm_sock_wait_more(int fd, uint64_t deadline)
 {
 	/* All but the end of the stream looks to the kernel as what is there already. */
@@ -346,6 +354,8 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	struct pollfd pfd[2] = {{.fd = -1}, {.events = POLLIN}};
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
+	bool restartable = what == EPOLLIN && !deadline && !timed && !xvm_conf.sandboxed &&
+			   xvm_restart_mixed();
 	int bound, r;
 
 	/* Counted before the look; who closes it looks at the count first. */
@@ -362,7 +372,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 		return 0;
 	}
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
-	w = s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
+	w = restartable || s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
 	if (xvm_sock_peek(s, what)) {
 		r = 0;
@@ -386,12 +396,15 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	}
 	pfd[1].fd = w ? w->fd : -1;
 	XVM_COUNT(sleeps);
+	r = restartable && !end ? sleep_restartable(&(struct nap){s, what, w}, fd) : -EAGAIN;
+	if (r != -EAGAIN)
+		goto out;
 	r = sleep_guarded(&(struct nap){s, what, w}, pfd, end ? &ts : NULL);
 	now = xvm_now_ns();
 	if (ring)
 		xvm_spin_slept(now - start);
 	if (r < 0) {
-		if (r == -EINTR && !timed && restarts())
+		if (r == -EINTR && !timed && xvm_restart_all())
 			r = 0;
 	} else if (r == 0) {
 		r = deadline && now >= deadline ? -EAGAIN : 0;

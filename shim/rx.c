@@ -51,7 +51,7 @@ void xvm_rx_consent_locked(struct xvm_sock *s, int fd)
 		if (r == -EAGAIN)
 			return;
 		if (r < 0) {
-			atomic_fetch_or(&ep->flags, XVM_EPF_NEVER);
+			xvm_sock_forbid(s, XVM_R_NO_TCP_INFO);
 			return;
 		}
 		ep->rx_tcp_got = pos;

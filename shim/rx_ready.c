@@ -31,6 +31,17 @@ bool xvm_rx_peek(struct xvm_sock *s)
 					*(volatile uint64_t *)&ep->rx_tcp_got;
 }
 
+/* Back on TCP: is there input now? What the kernel reported may have been a pad, that of the leave,
+ * which has been taken since; a call that blocks must not be promised it. */
+static uint32_t still(struct xvm_sock *s, int fd, uint32_t kernel)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLIN};
+
+	if (!(kernel & EPOLLIN) || s->ep->rx_epoch == 0)
+		return kernel & EPOLLIN;
+	return REAL(poll)(&pfd, 1, 0) == 0 ? 0 : EPOLLIN;
+}
+
 uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -62,7 +73,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 			break;
 		}
 		if (!(ep->rx_epoch & 1)) {
-			out = kernel & EPOLLIN;
+			out = still(s, fd, kernel);
 			break;
 		}
 		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&

@@ -52,6 +52,15 @@ static void sweep(void)
 	}
 }
 
+/* Of what is not tracked `xvm ss` knows nothing. */
+static void say_untracked(const char *why)
+{
+	static _Atomic int told;
+
+	if (!atomic_exchange(&told, 1))
+		xvm_log(1, "connections stay on TCP: %s (error %d)\n", why, errno);
+}
+
 bool xvm_sock_arena(void)
 {
 	struct xvm_shm_arena *a, *none = NULL;
@@ -59,9 +68,12 @@ bool xvm_sock_arena(void)
 
 	if (__atomic_load_n(&xvm_arena, __ATOMIC_ACQUIRE))
 		return true;
-	a = xvm_arena_create(&fd);
-	if (!a)
+	errno = EMFILE;
+	a = xvm_fd_spare() ? xvm_arena_create(&fd) : NULL;
+	if (!a) {
+		say_untracked("no memory or descriptor for the table of them");
 		return false;
+	}
 	fd = xvm_fd_hide(fd);
 	/* Two threads at once: one arena wins. Its descriptor is known before it is. */
 	if (!__atomic_compare_exchange_n(&xvm_arena_fd, &(int){-1}, fd, false, __ATOMIC_SEQ_CST,
@@ -89,11 +101,11 @@ void xvm_sock_track(int fd, enum xvm_role role)
 		sweep();
 		ep = xvm_arena_alloc(xvm_arena);
 	}
-	if (!ep)
-		return;
-	s = xvm_pool_get(&socks);
+	s = ep ? xvm_pool_get(&socks) : NULL;
 	if (!s) {
-		xvm_arena_free(xvm_arena, ep);
+		say_untracked("no place in the table of them");
+		if (ep)
+			xvm_arena_free(xvm_arena, ep);
 		return;
 	}
 	/* file.users may be touched by a stale lookup: it is only ever added to and taken from. */
@@ -130,8 +142,12 @@ void xvm_sock_dispose(struct xvm_file *f)
 	if (s->mine.shm)
 		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
 	atomic_store(&s->paired, 0);
-	xvm_half_close(&s->mine);
-	xvm_half_close(&s->peer);
+	if (!xvm_conf.sandboxed) { /* which may know no munmap(): there will be no more of them */
+		xvm_half_close(&s->mine);
+		xvm_half_close(&s->peer);
+	}
+	memset(&s->mine, 0, sizeof(s->mine));
+	memset(&s->peer, 0, sizeof(s->peer));
 	if (s->proc)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;

@@ -32,9 +32,10 @@ struct xvm_sock {
 	_Atomic uint32_t asleep; /* calls that wait for it */
 	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;
-	struct xvm_peer *proc; /* the process at the other end */
-	uint64_t cookie;       /* SO_COOKIE, once paired */
-	uint64_t res_seq;      /* the table when the peer's address was last looked up */
+	struct xvm_peer *proc;	     /* the process at the other end */
+	uint64_t cookie;	     /* SO_COOKIE, once paired */
+	uint64_t res_seq;	     /* the table when the peer's address was last looked up */
+	_Atomic uint32_t offered_to; /* which daemon was told of the offer; 0 where there is none */
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
@@ -128,6 +129,8 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd);
  * err < 0: the peer's half could not be mapped. proc, if there is one, is a reference that is taken
  * over. */
 void xvm_offer_seen(uint32_t slot, uint32_t gen);
+/* The daemon that it was made to is gone: it may be offered anew. */
+void xvm_offer_lapsed(struct xvm_sock *s);
 void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why);
 void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
 		      struct xvm_peer *proc);

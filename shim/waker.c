@@ -40,7 +40,7 @@ static bool take(unsigned i)
 static struct xvm_waker *make(unsigned i)
 {
 	struct xvm_waker *w = &wakers[i];
-	int fd = (int)xvm_sys(SYS_eventfd2, 0, EFD_NONBLOCK | EFD_CLOEXEC);
+	int fd = xvm_fd_spare() ? (int)xvm_sys(SYS_eventfd2, 0, EFD_NONBLOCK | EFD_CLOEXEC) : -1;
 
 	if (fd < 0) {
 		atomic_fetch_and(&used, ~(1ull << i));

@@ -202,7 +202,7 @@ static void handler(int flags)
 
 void scene_signals(void)
 {
-	struct sigaction old, dfl = {.sa_handler = SIG_DFL};
+	struct sigaction old, dfl = {.sa_handler = SIG_DFL}, other = {.sa_handler = on_signal};
 	struct epoll_event ev;
 	struct pollfd p;
 	struct later l;
@@ -249,6 +249,24 @@ void scene_signals(void)
 	set_timeout(a, SO_RCVTIMEO, 2, 0);
 	KICKED(recv(a, buf, 10, 0));
 	set_timeout(a, SO_RCVTIMEO, 0, 0);
+	/* The handler that runs decides, whatever others say. */
+	other.sa_flags = 0;
+	sigaction(SIGUSR1, &other, NULL);
+	for (int i = 0; i < 2; i++) {
+		later(&l, 80, b, "after");
+		KICKED(recv(a, buf, 10, 0));
+		pthread_join(l.t, NULL);
+		signal(SIGSEGV, on_signal);
+	}
+	other.sa_flags = SA_RESTART;
+	sigaction(SIGUSR1, &other, NULL);
+	handler(0);
+	KICKED(recv(a, buf, 10, 0));
+	KICKED(read(a, buf, 10));
+	handler(SA_RESTART);
+	other.sa_handler = SIG_DFL;
+	sigaction(SIGUSR1, &other, NULL);
+	signal(SIGSEGV, SIG_DFL);
 	/* Sending. */
 	hits = 0;
 	kick(&k, 60, 1);

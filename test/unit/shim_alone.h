@@ -68,6 +68,10 @@ bool xvm_link_ring(struct xvm_peer *p, unsigned index, uint64_t seq)
 void xvm_link_peer_put(struct xvm_peer *p)
 {
 }
+bool xvm_fd_spare(void)
+{
+	return true;
+}
 int xvm_fd_hide(int fd)
 {
 	return fd;
@@ -85,6 +89,13 @@ bool xvm_held_elsewhere(int f)
 	return false;
 }
 bool xvm_link_lost(void)
+{
+	return false;
+}
+void xvm_link_lapsed(struct xvm_sock *s)
+{
+}
+bool xvm_in_vfork(void)
 {
 	return false;
 }

@@ -126,6 +126,25 @@ Test(phases, leave_waits_for_the_enter_to_be_reached)
 	cr_assert_eq(take(100, 0), 20);
 }
 
+/* The kernel reports the pad of a leave: to a program that will block in recv() that is no input.
+ */
+Test(phases, leave_pad_is_no_input)
+{
+	enter();
+	settle();
+	cr_assert_eq(take(1000, 0), 10);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), 0);
+	settle();
+	cr_assert_eq(xvm_sock_poll(s[1], fd[1], EPOLLIN, EPOLLIN) & EPOLLIN, 0);
+	cr_assert_eq(s[1]->ep->rx_epoch & 1, 0);
+	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
+	cr_assert_eq(put(20), 20);
+	cr_assert(!on_ring());
+	settle();
+	cr_assert_eq(xvm_sock_poll(s[1], fd[1], EPOLLIN, EPOLLIN) & EPOLLIN, EPOLLIN);
+	cr_assert_eq(take(100, 0), 20);
+}
+
 Test(phases, full_ring)
 {
 	enter();
