@@ -40,7 +40,8 @@ ended()
 	[[ ${stat%% *} = Z ]]
 }
 
-# follow PID TEXT [HOOK]: shows that it works, for how long, and what HOOK says in $NOTE; its exit status.
+# follow PID TEXT [HOOK]: shows that it works, for how long, and what HOOK says in $NOTE; its exit status. HOOK
+# comes by ten times a second; a_second tells it whether another one has begun.
 follow()
 {
 	local start=$SECONDS shown=-1 status=0 line NOTE=''
@@ -62,6 +63,19 @@ follow()
 	[[ -z $TTY ]] || printf '\r\033[K'
 	wait "$1" || status=$?
 	return "$status"
+}
+
+a_second()
+{
+	((SECONDS != shown))
+}
+
+# last_word FILE LENGTH: the end of what is there, for $NOTE.
+last_word()
+{
+	local line
+	line=$(tail -n 1 "$1" 2>/dev/null | tr -cd ' -~') || true
+	printf '%s' "${line:0:$2}"
 }
 
 # The table at the end: RATE has the figures by NAME-plain and NAME-xvm, PATHS what xvm ss said, by NAME.

@@ -83,12 +83,11 @@ make_group()
 consoles()
 {
 	local name line
-	((SECONDS != LOOKED)) || return 0
-	LOOKED=$SECONDS NOTE=
+	a_second || return 0
+	NOTE=
 	for name in "${GUESTS[@]}"; do
-		line=$(tail -n 1 "${VM_DIR[$name]}/console" 2>/dev/null | tr -cd ' -~') || true
-		line=${line:-QEMU starts}
-		NOTE+="${NOTE:+ | }$name: ${line:0:27}"
+		line=$(last_word "${VM_DIR[$name]}/console" 27)
+		NOTE+="${NOTE:+ | }$name: ${line:-QEMU starts}"
 	done
 }
 
@@ -115,8 +114,7 @@ meet()
 # In both modes, so that it costs both the same. The last look before the end has the most to show.
 look()
 {
-	((SECONDS != LOOKED)) || return 0
-	LOOKED=$SECONDS
+	a_second || return 0
 	_xvm_of one ss >"$T/ss.new" 2>/dev/null || return 0
 	awk -v to="${VM4[two]}:" 'index($5, to) == 1' "$T/ss.new" | sort -rn -k 9 >"$T/ss.mine"
 	[[ ! -s $T/ss.mine ]] || mv "$T/ss.mine" "$T/ss"
@@ -170,12 +168,11 @@ columns()
 {
 	awk '{ row[NR] = $0; for (i = 1; i <= NF; i++) if (length($i) > wide[i]) wide[i] = length($i) }
 		END { for (n = 1; n <= NR; n++) { nf = split(row[n], f); line = ""
-			for (i = 1; i <= nf; i++) line = line sprintf("  %-*s", wide[i], f[i]); print line } }'
+			for (i = 1; i <= nf; i++) line = line sprintf("  %-*s", i < nf ? wide[i] : 0, f[i]); print line } }'
 }
 
 # ---- all of it ----
 
-LOOKED=
 choose_accel
 make_group
 with "packing what the guests are made of" "" vm_initramfs
