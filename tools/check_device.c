@@ -10,6 +10,9 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include "tools/check.h"
 
@@ -106,6 +109,40 @@ out:
 	free(own);
 }
 
+static bool emulated(void)
+{
+#ifdef __x86_64__
+	unsigned a, b, c, d;
+
+	__cpuid(1, a, b, c, d);
+	if (!(c & 1u << 31)) /* no hypervisor's leaves */
+		return false;
+	__cpuid(0x40000000, a, b, c, d);
+	return b == 0x54474354 && c == 0x43544743 && d == 0x47435447; /* "TCGTCGTCGTCG" */
+#else
+	return false;
+#endif
+}
+
+/* QEMU's emulator leaves out fences and the locks of instructions for a machine that can never have
+ * a second processor (test/vm/README.md, 5): whom nobody wakes then sleeps for good. */
+static void check_processors(void)
+{
+	char possible[32] = "";
+	FILE *f = fopen("/sys/devices/system/cpu/possible", "re");
+
+	if (f && !fgets(possible, sizeof(possible), f))
+		*possible = '\0';
+	if (f)
+		fclose(f);
+	if (emulated() && !strcmp(possible, "0\n"))
+		xvm_check_tell(XVM_FAIL, "processors",
+			       "one, emulated by QEMU (TCG): writes to shared memory then have no "
+			       "order, and "
+			       "connections may hang. Give the VM a second one, or room for it: "
+			       "-smp 1,maxcpus=2");
+}
+
 static void check_host(const struct xvm_msg *m)
 {
 	if (!(m->arg2 & XVM_DEVICE_UP))
@@ -162,6 +199,7 @@ static void check_device(struct xvm_ask *a, unsigned index)
 		xvm_check_tell(XVM_WARN, "share",
 			       "your programs may not have its memory: `share allow user NAME` in "
 			       "xvmd.conf");
+	check_processors();
 	if (find(index, dir))
 		check_memory(dir);
 }
