@@ -149,14 +149,14 @@ static void check_host(const struct xvm_msg *m)
 		xvm_check_tell(
 			XVM_FAIL, "host's xvmd",
 			"does not know this VM: is it running there, with this group, since "
-			"before the VM was started? If it was started anew, unplug the device "
-			"and plug it in again, or restart the VM");
+			"before the VM was started? If it was started anew, stop xvmd here, unplug "
+			"the device and plug it in again, or restart the VM");
 	else if (m->arg2 & XVM_DEVICE_SILENT)
 		xvm_check_tell(
 			XVM_FAIL, "host's xvmd",
-			"does not answer: open connections go on, new ones stay on TCP. If it "
-			"was started anew, unplug the device and plug it in again, or restart "
-			"the VM");
+			"does not answer: open connections go on, new ones stay on TCP. If it was "
+			"started anew, stop xvmd here, unplug the device and plug it in again, or "
+			"restart the VM");
 	else
 		xvm_check_tell(XVM_OK, "host's xvmd", "answers");
 }
