@@ -109,6 +109,20 @@ static bool may_join(const struct xvm_group *g, uid_t uid)
 	return uid == 0 || uid == geteuid() || (g->conf.has_user && uid == g->conf.uid);
 }
 
+/* QEMU 7.2 reads on for ever from a server that has closed before it said anything, and whoever
+ * started it (virsh) waits: so that it ends, and says so, it gets a version that it does not know.
+ */
+static void turn_away(int fd)
+{
+	const int64_t version = -1;
+	ssize_t n;
+
+	n = send(fd, &version, sizeof(version), MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n < 0)
+		xvm_log(LOG_DEBUG, "to one who is turned away: %s", strerror(errno));
+	close(fd);
+}
+
 static void take_in(struct xvm_group *g, int fd)
 {
 	struct ucred cred = {.uid = (uid_t)-1};
@@ -125,7 +139,7 @@ static void take_in(struct xvm_group *g, int fd)
 		why = "the group is full, or descriptors or memory are short";
 	xvm_log(LOG_WARNING, "group %s: pid %d (uid %u) turned away: %s", g->conf.name, cred.pid,
 		cred.uid, why);
-	close(fd);
+	turn_away(fd);
 }
 
 static void on_connection(struct ev_loop *loop, ev_io *w, int events)

@@ -10,6 +10,9 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include "tools/check.h"
 
@@ -106,20 +109,54 @@ out:
 	free(own);
 }
 
+static bool emulated(void)
+{
+#ifdef __x86_64__
+	unsigned a, b, c, d;
+
+	__cpuid(1, a, b, c, d);
+	if (!(c & 1u << 31)) /* no hypervisor's leaves */
+		return false;
+	__cpuid(0x40000000, a, b, c, d);
+	return b == 0x54474354 && c == 0x43544743 && d == 0x47435447; /* "TCGTCGTCGTCG" */
+#else
+	return false;
+#endif
+}
+
+/* QEMU's emulator leaves out fences and the locks of instructions for a machine that can never have
+ * a second processor (test/vm/README.md, 5): whom nobody wakes then sleeps for good. */
+static void check_processors(void)
+{
+	char possible[32] = "";
+	FILE *f = fopen("/sys/devices/system/cpu/possible", "re");
+
+	if (f && !fgets(possible, sizeof(possible), f))
+		*possible = '\0';
+	if (f)
+		fclose(f);
+	if (emulated() && !strcmp(possible, "0\n"))
+		xvm_check_tell(XVM_FAIL, "processors",
+			       "one, emulated by QEMU (TCG): writes to shared memory then have no "
+			       "order, and "
+			       "connections may hang. Give the VM a second one, or room for it: "
+			       "-smp 1,maxcpus=2");
+}
+
 static void check_host(const struct xvm_msg *m)
 {
 	if (!(m->arg2 & XVM_DEVICE_UP))
 		xvm_check_tell(
 			XVM_FAIL, "host's xvmd",
 			"does not know this VM: is it running there, with this group, since "
-			"before the VM was started? If it was started anew, unplug the device "
-			"and plug it in again, or restart the VM");
+			"before the VM was started? If it was started anew, stop xvmd here, unplug "
+			"the device and plug it in again, or restart the VM");
 	else if (m->arg2 & XVM_DEVICE_SILENT)
 		xvm_check_tell(
 			XVM_FAIL, "host's xvmd",
-			"does not answer: open connections go on, new ones stay on TCP. If it "
-			"was started anew, unplug the device and plug it in again, or restart "
-			"the VM");
+			"does not answer: open connections go on, new ones stay on TCP. If it was "
+			"started anew, stop xvmd here, unplug the device and plug it in again, or "
+			"restart the VM");
 	else
 		xvm_check_tell(XVM_OK, "host's xvmd", "answers");
 }
@@ -162,6 +199,7 @@ static void check_device(struct xvm_ask *a, unsigned index)
 		xvm_check_tell(XVM_WARN, "share",
 			       "your programs may not have its memory: `share allow user NAME` in "
 			       "xvmd.conf");
+	check_processors();
 	if (find(index, dir))
 		check_memory(dir);
 }

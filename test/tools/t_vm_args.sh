@@ -60,6 +60,15 @@ if command -v qemu-system-x86_64 >/dev/null; then
 		! grep -v 'terminating on signal' "$T/qemu" || fail "QEMU: $(cat "$T/qemu")"
 	done
 	wait_for 10 eval "[[ \$(grep -c 'has gone' '$T/log') = 2 ]]" || fail "$(cat "$T/log")"
+	if [[ $(id -u) = 0 ]]; then
+		step "a QEMU of a user that the group does not name ends, and says so"
+		# shellcheck disable=SC2046
+		! timeout 20 setpriv --reuid 65534 --clear-groups qemu-system-x86_64 -accel tcg -m 32 -S -nodefaults \
+			-display none $("$xvm" vm-args --no-iommu --socket "$sock" db | tr -d '\\') >"$T/qemu" 2>&1 ||
+			fail "it runs"
+		grep -q version "$T/qemu" || fail "QEMU: $(cat "$T/qemu" "$T/log")"
+		grep -q 'turned away: its user' "$T/log" || fail "$(cat "$T/log")"
+	fi
 fi
 
 step "libvirt's XML"

@@ -5,6 +5,8 @@
 
 # Of Debian's packages.
 VM_PROGRAMS=(bash python3 ip ss iperf3 redis-server redis-cli redis-benchmark openssl setpriv)
+# Of ours, and of the tests'.
+VM_FILES=("$B"/{libxvm.so,xvmd,xvm} "$B"/test/{net,preload,vm}/* "$SRC"/test/{lib,net}/*.py)
 
 # vm_initramfs [FILE...]: makes $T/initramfs. In a guest, ours lies under the same paths as here:
 # $B/libxvm.so, $B/xvmd, $B/xvm, and the programs and scripts of the tests.
@@ -16,8 +18,10 @@ vm_initramfs()
 		# Debian's own: elsewhere in $PATH may be anything.
 		files+=("$(PATH=/usr/sbin:/usr/bin type -P "$p")") || fail "there is no $p to put into the guests"
 	done
-	files+=("$(/usr/bin/python3 -c 'import os; print(os.path.dirname(os.__file__))')")
-	files+=("$B"/{libxvm.so,xvmd,xvm} "$B"/test/{net,preload,vm}/* "$SRC"/test/{lib,net}/*.py "$@")
+	if [[ " ${VM_PROGRAMS[*]} " = *' python3 '* ]]; then
+		files+=("$(/usr/bin/python3 -c 'import os; print(os.path.dirname(os.__file__))')")
+	fi
+	files+=("${VM_FILES[@]}" "$@")
 	mapfile -t files < <(printf '%s\n' "${files[@]}" | grep -v -E '/(CMakeFiles|Makefile|cmake_install.cmake|CTest.*)$')
 	python3 "$SRC/test/vm/initramfs.py" "$T/initramfs" \
 		--as /init "$SRC/test/vm/init" --as /usr/sbin/vmagent "$B/test/vm/vmagent" \

@@ -5,7 +5,7 @@ DIR/kernel/vmlinux is the kernel without its compression: to boot it so (PVH) sp
 of xz under TCG. DIR/kernel/config is its configuration, DIR/kernel/lib/modules has MODULES and those that they
 need. The package is downloaded once; a test has no network for that, so vm.sh comes here before it has its own.
 """
-import fcntl, glob, lzma, os, re, shutil, struct, subprocess, sys, tempfile
+import fcntl, glob, lzma, os, re, shutil, signal, struct, subprocess, sys, tempfile
 
 MODULES = """
     virtio_pci virtio_console virtio_net
@@ -31,8 +31,12 @@ def download(to):
         told = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True).stdout
         if found := re.search(r"Depends: (linux-image-[0-9]\S+)", told):
             say("downloading", found[1])
-            if not subprocess.run(["apt-get", "download", "-q", found[1]], cwd=to, stdout=2, timeout=600).returncode:
-                return
+            # Elsewhere first: half a package is none.
+            with tempfile.TemporaryDirectory(dir=to) as tmp:
+                subprocess.run(["apt-get", "download", "-q", found[1]], cwd=tmp, stdout=2, timeout=600)
+                for deb in glob.glob(tmp + "/*.deb"):
+                    os.rename(deb, os.path.join(to, os.path.basename(deb)))
+                    return
         # There are no lists yet, or they are too old.
         if attempt == 1:
             subprocess.run(["apt-get", "update", "-q"], stdout=2, timeout=200)
@@ -109,4 +113,6 @@ def main(where):
             f.write(wanted)
 
 
+# So that nothing half done is left.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 main(os.path.abspath(sys.argv[1]))

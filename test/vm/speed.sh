@@ -2,23 +2,7 @@
 # What two machines of a group gain over virtio-net on the same bridge: round trips, a stream, redis. Medians
 # of three alternating runs. Run by hand, on a machine that has nothing else to do: bash test/vm/speed.sh
 . "$(dirname "$0")/group.sh"
-
-# rate plain|xvm MODE SIZE: between one (client) and two.
-rate()
-{
-	local W server
-	"_wrap_$1" two
-	server=("${W[@]}" "$B/xvm")
-	"_wrap_$1" one
-	# The client's commands come by stdin.
-	W=("${W[0]}" -i "${W[@]:1}")
-	timeout 60 python3 "$SRC/test/vm/peer.py" "$2" "$3" "${VM4[two]}" 2 "${server[@]}" -- "${W[@]}" "$B/xvm"
-}
-
-redis_rate()
-{
-	"$1" one redis-benchmark -h "${VM4[two]}" -p "$2" -c 50 -n 15000 -t get -q | tr '\r' '\n' | sed -n 's/^GET: \([0-9.]*\) requests.*/\1/p' | tail -n 1
-}
+. "$SRC/test/vm/rate.sh"
 
 # owed NAME RATIO COMMAND...: COMMAND says a rate; its second word is plain or xvm.
 owed()

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# How fast guest one (client) and guest two exchange their bytes.
+
+# rate plain|xvm MODE SIZE: of two `xvm peer` processes, in a second.
+rate()
+{
+	local W server
+	"_wrap_$1" two
+	server=("${W[@]}" "$B/xvm")
+	"_wrap_$1" one
+	# The client's commands come by stdin.
+	W=("${W[0]}" -i "${W[@]:1}")
+	timeout 60 python3 "$SRC/test/vm/peer.py" "$2" "$3" "${VM4[two]}" 2 "${server[@]}" -- "${W[@]}" "$B/xvm"
+}
+
+# redis_rate plain|xvm PORT: requests in a second.
+redis_rate()
+{
+	"$1" one redis-benchmark -h "${VM4[two]}" -p "$2" -c 50 -n 15000 -t get -q | tr '\r' '\n' | sed -n 's/^GET: \([0-9.]*\) requests.*/\1/p' | tail -n 1
+}
