@@ -444,6 +444,8 @@ class App(Pair):
         seconds *= app.get("times", 1)
         if app.get("whole"):
             seconds = max(1, round(seconds))
+            # iperf3's listens anew after each test.
+            await_port(self)
         where = app.get("where_unix" if self.addr == "unix" else "where", "").format(**self.words)
         text = app["client"].replace("{where}", where)
         args = self.fill(text, secs=int(seconds), n=self.n)

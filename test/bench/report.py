@@ -159,8 +159,10 @@ def summary(md):
 
 # ---- plots ----
 
+COLOURS = ("#000000", "#1f77b4", "#2ca02c", "#9467bd", "#000000", "#000000", "#ff7f0e", "#7f7f7f", "#8c564b", "#17becf", "#1f77b4")
 SETUP = """set logscale x 2
 set logscale y
+set format x "%.0b %B"
 set format y "%.0s %c"
 set key outside right top
 set grid
@@ -194,8 +196,10 @@ def plot(data, p, out):
                 points.append(" ".join(str(x) for x in [max(c["x"], 1)] + v))
             if points:
                 script += [f"$d{i} << EOD"] + points + ["EOD"]
-                width = 3 if n.startswith("xvm") else 1
-                curves.append(f'$d{i} using 1:2:3:4 with yerrorlines lw {width} lt {i + 1} title "{data["titles"][n]}"')
+                style = f"lw 1 lc rgb '{COLOURS[list(data['titles']).index(n) % len(COLOURS)]}'"
+                if n.startswith("xvm"):
+                    style = "lw 3 lc rgb '#c00000'" + (" dt 2" if n != "xvm" else "")
+                curves.append(f'$d{i} using 1:2:3:4 with yerrorlines {style} title "{data["titles"][n]}"')
         if not curves:
             continue
         y = "speed, TCP over veth and a bridge = 1" if kind else "seconds" if p["y"] == "time" else f"{unit or 'round trips'} a second"
