@@ -17,9 +17,10 @@ struct xvm_bench_case {
 
 	/* Results. */
 	struct xvm_samples plain, xvm;
-	char path[16];	   /* as ss had it after the last slice */
-	char reason[24];   /* likewise */
-	double ring_share; /* of the bytes of all slices */
+	struct xvm_samples plain_cpu, xvm_cpu; /* seconds of both ends for each that is counted */
+	char path[16];			       /* as ss had it after the last slice */
+	char reason[24];		       /* likewise */
+	double ring_share;		       /* of the bytes of all slices */
 	bool ok;
 	char why[200]; /* what went wrong */
 };
@@ -32,6 +33,7 @@ struct xvm_bench_setup {
 };
 
 double xvm_bench_ratio(const struct xvm_bench_case *c);
+double xvm_bench_cpu_ratio(const struct xvm_bench_case *c);
 void xvm_bench_table(const struct xvm_bench_setup *s, const struct xvm_bench_case *c, unsigned n);
 void xvm_bench_json(const struct xvm_bench_setup *s, const struct xvm_bench_case *c, unsigned n);
 

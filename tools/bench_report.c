@@ -14,6 +14,11 @@ double xvm_bench_ratio(const struct xvm_bench_case *c)
 	return xvm_samples_ratio(&c->xvm, &c->plain);
 }
 
+double xvm_bench_cpu_ratio(const struct xvm_bench_case *c)
+{
+	return xvm_samples_ratio(&c->xvm_cpu, &c->plain_cpu);
+}
+
 static unsigned cpus(void)
 {
 	cpu_set_t set;
@@ -47,17 +52,19 @@ static void add_path(struct xvm_columns *cols, const struct xvm_bench_case *c)
 
 void xvm_bench_table(const struct xvm_bench_setup *s, const struct xvm_bench_case *c, unsigned n)
 {
-	static const char *const heads[] = {"CASE", "CPUS", "PLAIN", "",
-					    "XVM",  "",	    "RATIO", "PATH"};
+	static const char *const heads[] = {"CASE", "CPUS",  "PLAIN", "",    "XVM",
+					    "",	    "RATIO", "CPU",   "PATH"};
 	struct xvm_columns cols;
 	const struct xvm_bench_case *e;
 	unsigned i;
 
 	printf("%s, address %s, %u rounds of %g s each in slices; medians, ± half the "
-	       "interquartile range\n\n",
+	       "interquartile range\nRATIO: of the speeds. CPU: what xvm takes for the same work, "
+	       "of "
+	       "plain's\n\n",
 	       s->where, s->addr, s->rounds, s->seconds);
-	xvm_columns_init(&cols, 8, 0x7c);
-	for (i = 0; i < 8; i++)
+	xvm_columns_init(&cols, 9, 0xfc);
+	for (i = 0; i < 9; i++)
 		xvm_columns_add(&cols, "%s", heads[i]);
 	for (e = c; e < c + n; e++) {
 		xvm_columns_add(&cols, "%s", e->name);
@@ -67,6 +74,10 @@ void xvm_bench_table(const struct xvm_bench_setup *s, const struct xvm_bench_cas
 		if (e->plain.n && e->xvm.n)
 			xvm_columns_add(&cols, "%.*fx", xvm_bench_ratio(e) < 9.995 ? 3 : 1,
 					xvm_bench_ratio(e));
+		else
+			xvm_columns_add(&cols, "-");
+		if (e->plain_cpu.n && e->xvm_cpu.n)
+			xvm_columns_add(&cols, "%.2fx", xvm_bench_cpu_ratio(e));
 		else
 			xvm_columns_add(&cols, "-");
 		if (e->ok)
@@ -119,6 +130,9 @@ void xvm_bench_json(const struct xvm_bench_setup *s, const struct xvm_bench_case
 		put_samples(&j, "plain", &e->plain);
 		put_samples(&j, "xvm", &e->xvm);
 		xvm_json_num(&j, "ratio", xvm_bench_ratio(e));
+		put_samples(&j, "plain_cpu", &e->plain_cpu);
+		put_samples(&j, "xvm_cpu", &e->xvm_cpu);
+		xvm_json_num(&j, "cpu_ratio", xvm_bench_cpu_ratio(e));
 		xvm_json_str(&j, "path", e->path);
 		xvm_json_str(&j, "reason", e->reason);
 		xvm_json_num(&j, "ring_share", e->ring_share);
