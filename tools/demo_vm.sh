@@ -46,6 +46,7 @@ with()
 # Some machines have /dev/kvm and cannot boot Linux with it.
 kvm_boots()
 {
+	trap - ERR
 	[[ -w /dev/kvm ]] || return
 	timeout 10 qemu-system-x86_64 "${ACCEL[@]}" -machine q35 -m 256 -nodefaults -display none -no-reboot \
 		-kernel "$KERNEL/vmlinux" -append "console=ttyS0 panic=-1" -serial "file:$T/kvm" >"$T/kvm.log" 2>&1 || true
@@ -60,7 +61,8 @@ choose_accel()
 		return
 	fi
 	ACCEL=(-machine "accel=kvm,kernel-irqchip=split" -cpu host)
-	kvm_boots &
+	# What QEMU, and bash of it, say where it crashes is of no use to anybody.
+	kvm_boots 2>/dev/null &
 	if follow $! "trying KVM"; then
 		say "the guests run by KVM"
 	else

@@ -9,7 +9,7 @@ cd "$SRC"
 
 . "$SRC/test/docs/traces.sh"
 step "from end to end"
-tools/demo </dev/null >"$T/out" 2>&1 || {
+env "$MARK" tools/demo </dev/null >"$T/out" 2>&1 || {
 	tail -n 60 "$T/out"
 	fail "it failed"
 }
@@ -22,7 +22,7 @@ left_nothing || fail "it leaves something behind"
 
 step "^C"
 # A shell that is not interactive starts its jobs with SIGINT ignored.
-env --default-signal=INT setsid tools/demo </dev/null >"$T/out" 2>&1 &
+env --default-signal=INT "$MARK" setsid tools/demo </dev/null >"$T/out" 2>&1 &
 p=$!
 wait_for 120 eval "ip netns list | grep -q ." || fail "no namespaces within two minutes: $(tail "$T/out")"
 kill -INT -- "-$p"

@@ -10,7 +10,7 @@
 DEMO=("$SRC/tools/demo" --vm --no-install --build "$B")
 
 step "from end to end"
-"${DEMO[@]}" </dev/null 2>&1 | while IFS= read -r line; do
+env "$MARK" "${DEMO[@]}" </dev/null 2>&1 | while IFS= read -r line; do
 	printf '%d %s\n' $SECONDS "$line"
 done >"$T/out" || {
 	tail -n 60 "$T/out"
@@ -27,7 +27,7 @@ left_nothing || fail "it leaves something behind"
 
 step "^C, several times"
 # A shell that is not interactive starts its jobs with SIGINT ignored.
-env --default-signal=INT setsid "${DEMO[@]}" </dev/null >"$T/out" 2>&1 &
+env --default-signal=INT "$MARK" setsid "${DEMO[@]}" </dev/null >"$T/out" 2>&1 &
 p=$!
 wait_for 120 grep -q 'guests boot …' "$T/out" || fail "no guests within two minutes: $(tail "$T/out")"
 for n in 1 2 3; do
