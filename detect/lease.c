@@ -4,7 +4,6 @@
 #include "detect/lease.h"
 #include "transport/region.h"
 
-#define SHARE 16		 /* of what is free, that one half may have */
 #define RING_LEAST (16ull << 10) /* unless less was asked for */
 
 static struct xvm_piece *piece(struct xvm_list *n)
@@ -67,14 +66,27 @@ struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *o
 	return p;
 }
 
-/* Many small rings serve more than a few large ones, but one that is too small is no better than
- * TCP. */
+/*
+ * The first ones get a sixteenth of all that there is, and each less than the one before: together,
+ * however many come, not much more than there is. So few have large rings and many have small ones;
+ * but one that is too small is no better than TCP.
+ */
+static uint64_t fair(const struct xvm_lease_book *b)
+{
+	struct xvm_list *n, *t;
+	uint64_t lent = 0;
+
+	for (XVM_EACH(n, t, &b->pieces))
+		lent++;
+	return (b->end - b->first) / (16 + lent * lent / 8);
+}
+
 struct xvm_piece *xvm_lease_half(struct xvm_lease_book *b, uint64_t len, void *owner)
 {
-	uint64_t free = b->end - b->first - b->lent, ring = len - XVM_HALF_CTL;
+	uint64_t ring = len - XVM_HALF_CTL, most = fair(b);
 	struct xvm_piece *p;
 
-	while (ring > RING_LEAST && XVM_HALF_CTL + ring > free / SHARE)
+	while (ring > RING_LEAST && ring > most)
 		ring /= 2;
 	while (!(p = xvm_lease_take(b, XVM_HALF_CTL + ring, owner)) && ring > RING_LEAST)
 		ring /= 2;
