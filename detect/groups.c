@@ -82,6 +82,8 @@ void xvm_group_show(struct xvm_group *g, uint32_t peer, uint32_t state, uint32_t
 {
 	struct xvm_shm_peer *p = xvm_group_row(g, peer);
 
+	if (g->d->groups.leaving)
+		return;
 	atomic_store_explicit(&p->vectors, g->region.vectors, memory_order_relaxed);
 	atomic_store_explicit(&p->flags, flags, memory_order_relaxed);
 	atomic_store_explicit(&p->gen, g->gen[peer], memory_order_relaxed);
@@ -93,6 +95,9 @@ void xvm_group_wipe(struct xvm_group *g, uint32_t peer)
 {
 	uint64_t at = xvm_region_arena(&g->region, peer);
 
+	/* It is not dead: its streams, and those to it, go on. */
+	if (g->d->groups.leaving)
+		return;
 	/* Huge pages that only begin or end here stay as they are, so the box goes by hand. */
 	if (fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
 		      (off_t)g->region.arena_size))
@@ -158,6 +163,7 @@ void xvm_groups_exit(struct xvm_daemon *d)
 {
 	struct xvm_list *n, *t;
 
+	d->groups.leaving = true;
 	for (XVM_EACH(n, t, &d->groups.all))
 		xvm_group_del(xvm_container(n, struct xvm_group, in_all));
 }

@@ -49,6 +49,7 @@ struct xvm_groups {
 	struct xvm_list all;
 	uint32_t next_serial, next_index;
 	bool any_dead;
+	bool leaving;		   /* we end, and VMs go on with the regions as they are */
 	bool dirty, look_for_taps; /* vms.c's */
 	/* Somebody has rung, come or gone. Any may be NULL. */
 	int (*joined)(struct xvm_vm *vm); /* a negative errno turns it away */
@@ -58,6 +59,7 @@ struct xvm_groups {
 };
 
 void xvm_groups_init(struct xvm_groups *all);
+/* VMs find that the server has gone, and keep the regions: nothing in there is touched. */
 void xvm_groups_exit(struct xvm_daemon *d);
 /* Before the loop sleeps: tell of those that died, and forget those that nobody reads. */
 void xvm_groups_reap(struct xvm_daemon *d);
@@ -65,7 +67,7 @@ void xvm_groups_reap(struct xvm_daemon *d);
 /* Make a group and serve it. NULL with what to say in err. */
 struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_group *conf, char *err,
 				size_t err_len);
-/* Its VMs find that the server has gone, and keep the region. */
+/* Nobody is served any more. */
 void xvm_group_del(struct xvm_group *g);
 struct xvm_group *xvm_group_find(const struct xvm_daemon *d, const char *name);
 

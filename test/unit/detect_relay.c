@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Letters between the host's xvmd, in this process, and xvmds in VMs, played by the tests. */
+#include <sys/mman.h>
+
 #include "test/unit/guests.h"
 
 TestSuite(relay, .init = setup, .fini = teardown, .timeout = 60);
@@ -470,6 +472,31 @@ Test(relay, another_xvmd_in_the_guest)
 	l = read_letter(&a);
 	cr_assert_eq(l.type, XVM_LETTER_FREED);
 	cr_assert_eq(l.slot, 1);
+}
+
+/* As systemctl restart does: machines have the region and go on. */
+Test(relay, the_daemon_ends_and_leaves_everything_as_it_was)
+{
+	struct guest a, b;
+	size_t len = g->region.size;
+	uint8_t *then, *now;
+	char err[16];
+
+	two_up(&a, &b);
+	pair(&a, &b, 0);
+	memset(g->region.map + xvm_region_arena(&g->region, a.vm->peer) + XVM_REGION_BOX, 7, HALF);
+	now = mmap(NULL, len, PROT_READ, MAP_SHARED, g->mem_fd, 0);
+	cr_assert_neq(now, MAP_FAILED);
+	then = malloc(len);
+	memcpy(then, now, len);
+	teardown();
+	cr_assert_eq(memcmp(then, now, len), 0);
+	free(then);
+	munmap(now, len);
+	memset(&d, 0, sizeof(d));
+	d.loop = ev_loop_new(EVFLAG_AUTO);
+	d.conf = xvm_conf_parse("", 0, "", err, sizeof(err));
+	cr_assert_eq(xvm_daemon_init(&d), 0);
 }
 
 Test(relay, an_address_moves_while_an_offer_waits)
