@@ -29,6 +29,11 @@ int xvm_life_hold(const struct xvm_life *l, uint64_t number)
 	return -EBUSY;
 }
 
+int xvm_life_waiter(const struct xvm_life *l)
+{
+	return again(l, O_RDWR);
+}
+
 static bool held(const struct xvm_life *l, off_t first, off_t len)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_start = first, .l_len = len};

@@ -30,6 +30,8 @@ void xvm_life_close(struct xvm_life *l);
 /* An open file that holds this number, to be sent and then closed; or a negative errno. */
 int xvm_life_hold(const struct xvm_life *l, uint64_t number);
 bool xvm_life_held(const struct xvm_life *l, uint64_t number);
+/* Another, to wait in the kernel until nobody holds any (F_OFD_SETLKW). */
+int xvm_life_waiter(const struct xvm_life *l);
 /* Does anybody but the owner hold any number? */
 bool xvm_life_any(const struct xvm_life *l);
 

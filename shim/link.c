@@ -24,6 +24,8 @@
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
 uint32_t xvm_link_id;
+_Atomic bool xvm_link_regions;
+_Atomic uint32_t xvm_link_count;
 
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
@@ -191,12 +193,13 @@ static void up_locked(void)
 		return;
 	}
 	/*
-	 * Client numbers start anew: what the old daemon said of peers and regions says nothing
-	 * now. Before anybody can read what the new one says.
+	 * Client numbers start anew: what the old daemon said of peers says nothing now. Before
+	 * anybody can read what the new one says.
 	 */
 	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
 		peer_gone(i);
-	xvm_vm_reset();
+	xvm_vm_stale();
+	atomic_fetch_add(&xvm_link_count, 1);
 	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a
 	 * restart. */
 	xvm_link_id = id;
@@ -237,7 +240,8 @@ bool xvm_link_lost(void)
 	if (sock >= 0 && xvm_now_ns() >= next_look) {
 		next_look = xvm_now_ns() + LOOK_NS;
 		r = xvm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
-		lost = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
+		/* A reset is told of first, though what was sent before it is still there. */
+		lost = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR && r != -ECONNRESET);
 		if (lost) {
 			down(XVM_R_NO_DAEMON);
 			next_try = 0;
@@ -245,6 +249,19 @@ bool xvm_link_lost(void)
 	}
 	xvm_unlock(&lock);
 	return lost;
+}
+
+void xvm_link_look(void)
+{
+	static _Atomic uint64_t next_look;
+	uint64_t now = xvm_now_ns(), due = atomic_load_explicit(&next_look, memory_order_relaxed);
+
+	if (now < due || !atomic_compare_exchange_strong(&next_look, &due, now + LOOK_NS))
+		return;
+	if (__atomic_load_n(&sock, __ATOMIC_RELAXED) >= 0 && !xvm_link_lost())
+		return;
+	if (xvm_link_up() == XVM_R_NONE)
+		xvm_link_poll();
 }
 
 static int tell(struct xvm_msg *m, const int *fds, int n)
@@ -255,9 +272,11 @@ static int tell(struct xvm_msg *m, const int *fds, int n)
 	if (xvm_lock(&lock) < 0)
 		return -EAGAIN;
 	r = sock < 0 ? -ENOTCONN : xvm_proto_send(sock, m, fds, n);
-	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
-		down(XVM_R_NO_DAEMON);
 	xvm_unlock(&lock);
+	/* What the daemon has sent before it ended is read first: pieces are in there, and pairs.
+	 */
+	if (r == -EPIPE || r == -ECONNRESET)
+		xvm_link_handle();
 	return r;
 }
 
@@ -286,6 +305,7 @@ int xvm_link_lease(unsigned region, uint32_t len)
 	m.type = XVM_MSG_LEASE;
 	m.region = region;
 	m.len = len;
+	m.arg = xvm_waker_has_vector(region);
 	return tell(&m, NULL, 0);
 }
 
@@ -310,6 +330,20 @@ void xvm_link_drop(uint32_t slot, uint32_t gen, bool was_paired)
 	m.type = was_paired ? XVM_MSG_UNPAIR : XVM_MSG_WITHDRAW;
 	m.slot = slot;
 	m.gen = gen;
+	tell(&m, NULL, 0);
+}
+
+void xvm_link_return(uint32_t slot, uint32_t gen, unsigned region, uint64_t off, uint32_t len)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_WITHDRAW;
+	m.slot = slot;
+	m.gen = gen;
+	m.region = region;
+	m.off = off;
+	m.len = len;
 	tell(&m, NULL, 0);
 }
 
@@ -412,6 +446,7 @@ void xvm_link_handle(void)
 	static unsigned vain;
 	const struct xvm_shm_table *t = atomic_load(&xvm_link_table);
 	int fds[XVM_PROTO_FDS], r = 0, s;
+	bool reset = false;
 	struct xvm_msg m;
 
 	/* One thread handles; a signal handler that interrupts it goes on its way. */
@@ -422,6 +457,11 @@ void xvm_link_handle(void)
 		if (s < 0)
 			break;
 		r = xvm_proto_recv(s, &m, fds, MSG_DONTWAIT);
+		/* It had not read all that we sent: said once, before what it had sent itself. */
+		if (r == -ECONNRESET && !reset) {
+			reset = true;
+			continue;
+		}
 		if (r < 0)
 			break;
 		/* We count what has come, not what was announced: it is announced before it is
@@ -500,7 +540,7 @@ void xvm_link_forked(void)
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
-	xvm_vm_reset();
+	xvm_vm_forked();
 	next_try = 0;
 	why_down = XVM_R_NO_DAEMON;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)

@@ -198,7 +198,7 @@ static void write_letter(int i, const struct xvm_letter *l)
 	struct guest *v = &guest[i];
 
 	if (xvm_mailbox_put(&v->box, l) == -EPROTO)
-		xvm_mailbox_resume(&v->box, v->box.mine, v->box.theirs);
+		xvm_mailbox_resume(&v->box, v->box.mine, v->box.theirs, false);
 	xvm_fd_ring(v->vm->bell);
 }
 
@@ -368,7 +368,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 					send(guest[i].sock, "x", 1, MSG_NOSIGNAL);
 				else
 					xvm_mailbox_resume(&guest[i].box, guest[i].box.mine,
-							   guest[i].box.theirs);
+							   guest[i].box.theirs, false);
 				break;
 			default:
 				letter(i, &in);

@@ -46,7 +46,7 @@ Test(relay, a_run_whose_halves_are_still_mapped)
 
 	xvm_vm_hold(a.vm);
 	a.run++;
-	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs);
+	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs, false);
 	hello(&a);
 	no_letter(&a);
 	cr_assert_eq(state(&a), XVM_PEER_JOINED);
@@ -430,7 +430,7 @@ Test(relay, a_guest_boots_anew)
 	two_up(&a, &b);
 	pair(&a, &b, 1);
 	a.run++;
-	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs);
+	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs, false);
 	hello(&a);
 	no_letter(&a);
 	l = read_letter(&b);
@@ -457,7 +457,7 @@ Test(relay, another_xvmd_in_the_guest)
 	two_up(&a, &b);
 	pair(&a, &b, 1);
 	say(&a, an_offer("10.9.0.1", 999, "10.9.0.2", 80, 7));
-	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs);
+	xvm_mailbox_resume(&a.box, a.box.mine, a.box.theirs, false);
 	hello(&a);
 	cr_assert_eq(read_letter(&a).type, XVM_LETTER_WELCOME, "though b reads it");
 	no_letter(&b);
