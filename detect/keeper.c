@@ -15,6 +15,7 @@
 #include "detect/keeper.h"
 #include "detect/log.h"
 
+#define NAME "xvm-keeper"
 #define KEPT_FD 3
 #define LIFE_FD 4
 #define PATIENCE_MS 2000
@@ -121,7 +122,9 @@ static void keep(int fd, int life)
 
 	sigfillset(&set);
 	sigprocmask(SIG_SETMASK, &set, NULL);
-	prctl(PR_SET_NAME, "xvm-keeper");
+	/* Who ends xvmd by its name, or by its command line, does not mean this. */
+	prctl(PR_SET_NAME, NAME);
+	strncpy(program_invocation_name, NAME, strlen(program_invocation_name));
 	setsid();
 	null = open("/dev/null", O_RDWR);
 	/* Above all numbers that they are to have. */
