@@ -12,6 +12,7 @@
 
 #include "detect/conf.h"
 #include "detect/lease.h"
+#include "detect/life.h"
 #include "detect/list.h"
 #include "detect/socket.h"
 #include "transport/region.h"
@@ -33,6 +34,7 @@ struct xvm_group {
 	int vector[XVM_REGION_VECTORS_MAX]; /* the host's, from 1 on: for its processes */
 	const void *vector_of[XVM_REGION_VECTORS_MAX]; /* whose it is: share.c's */
 	struct xvm_lease_book book;		       /* of the host's arena */
+	struct xvm_life life;			       /* by serials of arenas, and vectors */
 	struct xvm_vm *vm[XVM_REGION_PEERS_MAX];
 	int *peer_vector[XVM_REGION_PEERS_MAX]; /* a VM's; NULL: never used yet */
 	uint32_t gen[XVM_REGION_PEERS_MAX];	/* what is in the peer table */
