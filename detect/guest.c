@@ -43,10 +43,10 @@ static void drop_queue(struct xvm_guest *g)
 
 static void enqueue(struct xvm_guest *g, const struct xvm_letter *l)
 {
-	struct queued *q = g->n_queue < XVM_GUEST_QUEUE_MAX ? malloc(sizeof(*q)) : NULL;
+	struct queued *q = malloc(sizeof(*q));
 
 	if (!q) {
-		g->broken = "the host does not read its letters";
+		g->broken = "no memory for letters that the host does not read";
 		return;
 	}
 	q->l = *l;

@@ -23,7 +23,9 @@
 #include "transport/region.h"
 
 #define XVM_GUEST_ADDRS_MAX 1024
-#define XVM_GUEST_QUEUE_MAX 4096
+/* Letters that wait for the host. With so many nothing new is said, offered or claimed; what ends
+ * is not more than there is. Streams go on, if the host's xvmd is gone for ever. */
+#define XVM_GUEST_QUEUE_MAX 1024
 #define XVM_GUEST_BUCKETS 4096
 #define XVM_GUEST_PATIENCE_S .25 /* that a hello is waited for; doubled up to the next */
 #define XVM_GUEST_PATIENCE_MAX_S 8.

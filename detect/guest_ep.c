@@ -279,7 +279,7 @@ static uint32_t judge(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_
 	struct xvm_where where;
 	uint32_t reason;
 
-	if (!g->up || g->broken)
+	if (!g->up || g->broken || g->n_queue >= XVM_GUEST_QUEUE_MAX)
 		return XVM_R_NO_DAEMON;
 	reason = xvm_residency_peer(&g->d->residency, f, &where);
 	if (reason)

@@ -1052,6 +1052,48 @@ Test(guest, one_that_is_dropped_and_lives)
 	cr_assert_eq(lease(&q).off, piece.off);
 }
 
+/* It is killed, and never comes back: what is paired goes on, however much else is going on. */
+Test(guest, a_host_that_reads_no_letters)
+{
+	struct xvm_letter end = {.type = XVM_LETTER_WITHDRAW};
+	struct xvm_msg piece, m;
+	struct prog p;
+	int s[2], t[2], i;
+
+	up();
+	p = run();
+	a_pair(&p, &piece, s);
+	for (i = 0; i < 10000; i++)
+		xvm_guest_send(g, &end);
+	ip_tool("addr add 10.9.1.2/24 dev v0");
+	step();
+	cr_assert(g->up);
+	cr_assert_eq(error_of(s[0]), EAGAIN);
+	/* Nothing new. */
+	cr_assert_leq(g->n_queue, 10000);
+	piece = lease(&p);
+	tcp(t);
+	tell(&p,
+	     (struct xvm_msg){.type = XVM_MSG_OFFER,
+			      .slot = 9,
+			      .gen = 9,
+			      .off = piece.off,
+			      .len = piece.len},
+	     t[0]);
+	want(&p, XVM_MSG_SEEN);
+	m = want(&p, XVM_MSG_REFUSED);
+	cr_assert_eq(m.arg, XVM_R_NO_DAEMON);
+	/* And when it reads again it hears of all. */
+	for (i = 0; g->n_queue; i++) {
+		while (!xvm_mailbox_get(&box, &end))
+			;
+		xvm_mailbox_done(&box);
+		news();
+	}
+	cr_assert_gt(i, 10);
+	cr_assert_arr_eq(hear_any(true).laddr, ip("10.9.1.2"), 16);
+}
+
 /* In another region nobody has anything. */
 Test(guest, another_region)
 {
