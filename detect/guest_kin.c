@@ -99,12 +99,14 @@ struct xvm_guest_kin *xvm_guest_kin_restore(struct xvm_guest *g, const struct xv
 
 /* ---- ends ------------------------------------------------------------- */
 
-static void end_if_dead(struct xvm_guest_kin *k)
+/* True: it lives. */
+static bool look_at(struct xvm_guest_kin *k)
 {
 	if (xvm_life_held(&k->g->life, k->name))
-		return;
+		return true;
 	xvm_guest_eps_kin_dead(k);
 	forget(k);
+	return false;
 }
 
 void xvm_guest_kins_look(struct xvm_guest *g)
@@ -113,10 +115,8 @@ void xvm_guest_kins_look(struct xvm_guest *g)
 	bool any = false;
 
 	for (XVM_EACH(n, t, &g->kins))
-		if (!kin(n)->arena)
-			end_if_dead(kin(n));
-	for (XVM_EACH(n, t, &g->kins))
-		any = any || !kin(n)->arena;
+		if (!kin(n)->arena && look_at(kin(n)))
+			any = true;
 	ev_timer_stop(g->d->loop, &g->watch);
 	if (!any)
 		return;

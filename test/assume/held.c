@@ -14,12 +14,12 @@
 
 static int file, ready[2], end[2];
 
-static int again(void)
+static int again(int flags)
 {
 	char path[32];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
-	return open(path, O_RDONLY | O_CLOEXEC);
+	return open(path, flags | O_CLOEXEC);
 }
 
 static bool held(off_t byte, off_t len)
@@ -34,7 +34,7 @@ static bool held(off_t byte, off_t len)
 static void hold(off_t byte)
 {
 	struct flock l = {.l_type = F_RDLCK, .l_start = byte, .l_len = 1};
-	int fd = again();
+	int fd = again(O_RDONLY);
 
 	NEED(fd >= 0 && !fcntl(fd, F_OFD_SETLK, &l));
 	NEED(mmap(NULL, 4096, PROT_NONE, MAP_SHARED, fd, 0) != MAP_FAILED);
@@ -89,8 +89,10 @@ static void all(void)
 	ASSUME(held(6, 1), "a fork's mapping holds no lock");
 	ASSUME(held(1, 0) && !held(7, 0) && !held(0, 5), "ranges");
 	waits = fork();
-	if (!waits)
-		_exit(fcntl(file, F_OFD_SETLKW, &l) != 0);
+	if (!waits) {
+		close(end[1]);
+		_exit(fcntl(again(O_RDWR), F_OFD_SETLKW, &l) != 0);
+	}
 	kill_it(a);
 	ASSUME(!held(5, 1), "the lock of one that was killed");
 	ASSUME(held(6, 1), "another's lock went with it");

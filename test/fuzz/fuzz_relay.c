@@ -332,7 +332,7 @@ static void nothing_is_left(void)
 		places++;
 	if (vms || g->n_vms || d.pairing.count || xvm_pairs_count(&d) || places != 1 ||
 	    g->book.lent || d.n_conns ||
-	    d.fds != 1 + g->region.vectors + 3 + numbers * g->region.vectors) {
+	    d.fds != 1 + g->region.vectors + 4 + numbers * g->region.vectors) {
 		fprintf(stderr, "left: %u VMs, %u offers, %u pairs, %u places, %u fds\n", vms,
 			d.pairing.count, xvm_pairs_count(&d), places, d.fds);
 		abort();
