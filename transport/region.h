@@ -84,7 +84,7 @@ struct xvm_letter {
 	uint32_t flags;
 	uint32_t pad[2];
 	uint64_t off, len;
-	uint64_t run; /* another each time that a guest boots: made of its boot_id */
+	uint64_t run; /* another each time that a guest boots: REGION.md, Restart */
 };
 static_assert(sizeof(struct xvm_letter) == 136, "layout is ABI");
 
