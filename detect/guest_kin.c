@@ -149,7 +149,9 @@ void xvm_guest_kins_init(struct xvm_guest *g)
 
 void xvm_guest_kins_exit(struct xvm_guest *g)
 {
+	struct xvm_list *n, *t;
+
 	ev_timer_stop(g->d->loop, &g->watch);
-	while (!xvm_list_empty(&g->kins))
-		forget(kin(g->kins.next));
+	for (XVM_EACH(n, t, &g->kins))
+		forget(kin(n));
 }
