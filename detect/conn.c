@@ -14,6 +14,7 @@
 #include "detect/fd.h"
 #include "detect/guest.h"
 #include "detect/guest_ep.h"
+#include "detect/guest_lease.h"
 #include "detect/log.h"
 #include "detect/offer.h"
 #include "detect/pairs.h"
@@ -374,6 +375,8 @@ static void dispatch(struct xvm_conn *c, const struct xvm_msg *m, int *fds)
 	case XVM_MSG_WITHDRAW:
 		xvm_offer_withdraw(c, m->slot, m->gen);
 		xvm_guest_over(c, m->slot, m->gen);
+		if (m->len && m->region < XVM_REGIONS_GUEST)
+			xvm_guest_return(c, m);
 		break;
 	case XVM_MSG_WAKER:
 		xvm_pairs_waker(c, m, fds);

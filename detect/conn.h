@@ -55,6 +55,7 @@ struct xvm_arena_ref {
 	uint64_t dev, ino;
 	int fd;
 	struct xvm_daemon *d;
+	struct xvm_guest_kin *kin[XVM_REGIONS_GUEST]; /* by device */
 };
 
 /* What `xvm ss` or `xvm stats` is still to be told. */

@@ -155,11 +155,11 @@ void xvm_daemon_exit(struct xvm_daemon *d)
 
 	d->idle = NULL;
 	xvm_daemon_listen(d, -1);
+	xvm_guests_exit(d);
 	for (XVM_EACH(n, t, &d->all))
 		xvm_conn_drop(xvm_container(n, struct xvm_conn, in_all), NULL);
 	xvm_conn_reap(d);
 	xvm_groups_exit(d);
-	xvm_guests_exit(d);
 	say_goodbye(d);
 	ev_prepare_stop(d->loop, &d->prepare);
 	xvm_netns_exit(d);

@@ -18,6 +18,7 @@
 #include "detect/share.h"
 
 #define ACCEPT_AT_ONCE 16
+#define GROUP_FDS 4 /* and one for each vector, of which 0 has none */
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8u
@@ -82,6 +83,8 @@ void xvm_group_show(struct xvm_group *g, uint32_t peer, uint32_t state, uint32_t
 {
 	struct xvm_shm_peer *p = xvm_group_row(g, peer);
 
+	if (g->d->groups.leaving)
+		return;
 	atomic_store_explicit(&p->vectors, g->region.vectors, memory_order_relaxed);
 	atomic_store_explicit(&p->flags, flags, memory_order_relaxed);
 	atomic_store_explicit(&p->gen, g->gen[peer], memory_order_relaxed);
@@ -93,6 +96,9 @@ void xvm_group_wipe(struct xvm_group *g, uint32_t peer)
 {
 	uint64_t at = xvm_region_arena(&g->region, peer);
 
+	/* It is not dead: its streams, and those to it, go on. */
+	if (g->d->groups.leaving)
+		return;
 	/* Huge pages that only begin or end here stay as they are, so the box goes by hand. */
 	if (fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
 		      (off_t)g->region.arena_size))
@@ -172,6 +178,7 @@ void xvm_groups_exit(struct xvm_daemon *d)
 {
 	struct xvm_list *n, *t;
 
+	d->groups.leaving = true;
 	for (XVM_EACH(n, t, &d->groups.all))
 		xvm_group_del(xvm_container(n, struct xvm_group, in_all));
 }
@@ -223,6 +230,7 @@ static void group_free(struct xvm_group *g)
 		munmap(g->region.map, g->region.size);
 	if (g->mem_fd >= 0)
 		close(g->mem_fd);
+	xvm_life_close(&g->life);
 	free(g->res);
 	free(g);
 }
@@ -250,11 +258,11 @@ struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_grou
 	}
 	g->d = d;
 	g->conf = *conf;
-	g->mem_fd = g->listen_fd = -1;
+	g->mem_fd = g->listen_fd = g->life.fd = g->life.own = -1;
 	memset(g->vector, 0xff, sizeof(g->vector));
 	if (make_region(g, err, err_len))
 		goto out_free;
-	if (make_vectors(g)) {
+	if (make_vectors(g) || xvm_life_open(&g->life, NULL)) {
 		snprintf(err, err_len, "group %s: no descriptors", conf->name);
 		goto out_free;
 	}
@@ -270,9 +278,11 @@ struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_grou
 	 */
 	g->index = XVM_REGIONS_GUEST + d->groups.next_index++;
 	xvm_lease_init(&g->book, g->region.lease_off, g->region.arena_size);
+	g->book.life = &g->life;
 	g->gen[XVM_PEER_HOST] = XVM_GROUP_HOST_GEN;
 	xvm_group_show(g, XVM_PEER_HOST, XVM_PEER_UP, XVM_LETTER_F_ALL);
-	d->fds += g->region.vectors + 3; /* vectors from 1 on, memory, socket, lock, one over */
+	/* Vectors from 1 on; memory, socket, lock, life twice. */
+	d->fds += g->region.vectors + GROUP_FDS;
 	xvm_list_add(&d->groups.all, &g->in_all);
 	xvm_log(LOG_NOTICE, "group %s: %s, %llu MiB for %u VMs", g->conf.name,
 		*conf->socket ? conf->socket : "no socket",
@@ -299,7 +309,7 @@ void xvm_group_del(struct xvm_group *g)
 			xvm_vm_forget(g, i);
 	xvm_share_group_gone(g);
 	xvm_list_del(&g->in_all);
-	d->fds -= g->region.vectors + 3;
+	d->fds -= g->region.vectors + GROUP_FDS;
 	xvm_log(LOG_NOTICE, "group %s: served no more", g->conf.name);
 	group_free(g);
 }

@@ -12,6 +12,7 @@
 
 #include "detect/conf.h"
 #include "detect/lease.h"
+#include "detect/life.h"
 #include "detect/list.h"
 #include "detect/socket.h"
 #include "transport/region.h"
@@ -33,6 +34,7 @@ struct xvm_group {
 	int vector[XVM_REGION_VECTORS_MAX]; /* the host's, from 1 on: for its processes */
 	const void *vector_of[XVM_REGION_VECTORS_MAX]; /* whose it is: share.c's */
 	struct xvm_lease_book book;		       /* of the host's arena */
+	struct xvm_life life;			       /* by serials of arenas, and vectors */
 	struct xvm_vm *vm[XVM_REGION_PEERS_MAX];
 	int *peer_vector[XVM_REGION_PEERS_MAX]; /* a VM's; NULL: never used yet */
 	uint32_t gen[XVM_REGION_PEERS_MAX];	/* what is in the peer table */
@@ -49,6 +51,7 @@ struct xvm_groups {
 	struct xvm_list all;
 	uint32_t next_serial, next_index;
 	bool any_dead;
+	bool leaving;		   /* we end, and VMs go on with the regions as they are */
 	bool dirty, look_for_taps; /* vms.c's */
 	/* Somebody has rung, come or gone. Any may be NULL. */
 	int (*joined)(struct xvm_vm *vm); /* a negative errno turns it away */
@@ -58,6 +61,7 @@ struct xvm_groups {
 };
 
 void xvm_groups_init(struct xvm_groups *all);
+/* VMs find that the server has gone, and keep the regions: nothing in there is touched. */
 void xvm_groups_exit(struct xvm_daemon *d);
 /* Before the loop sleeps: tell of those that died, and forget those that nobody reads. */
 void xvm_groups_reap(struct xvm_daemon *d);
@@ -65,7 +69,7 @@ void xvm_groups_reap(struct xvm_daemon *d);
 /* Make a group and serve it. NULL with what to say in err. */
 struct xvm_group *xvm_group_add(struct xvm_daemon *d, const struct xvm_conf_group *conf, char *err,
 				size_t err_len);
-/* Its VMs find that the server has gone, and keep the region. */
+/* Nobody is served any more. */
 void xvm_group_del(struct xvm_group *g);
 struct xvm_group *xvm_group_find(const struct xvm_daemon *d, const char *name);
 

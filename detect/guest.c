@@ -13,6 +13,7 @@
 #include "detect/guest.h"
 #include "detect/guest_addrs.h"
 #include "detect/guest_ep.h"
+#include "detect/guest_lease.h"
 #include "detect/log.h"
 #include "detect/notify.h"
 
@@ -42,10 +43,10 @@ static void drop_queue(struct xvm_guest *g)
 
 static void enqueue(struct xvm_guest *g, const struct xvm_letter *l)
 {
-	struct queued *q = g->n_queue < XVM_GUEST_QUEUE_MAX ? malloc(sizeof(*q)) : NULL;
+	struct queued *q = malloc(sizeof(*q));
 
 	if (!q) {
-		g->broken = "the host does not read its letters";
+		g->broken = "no memory for letters that the host does not read";
 		return;
 	}
 	q->l = *l;
@@ -98,20 +99,29 @@ void xvm_guest_hello(struct xvm_guest *g)
 
 /* ---- runs ------------------------------------------------------------- */
 
-static void new_run(struct xvm_guest *g)
+/* The end of what was welcome, or the beginning. */
+static void begin(struct xvm_guest *g)
 {
 	g->up = false;
 	g->broken = NULL;
 	drop_queue(g);
-	if (getrandom(&g->run, sizeof(g->run), GRND_NONBLOCK) != sizeof(g->run))
-		g->run = (uint64_t)(ev_now(g->d->loop) * 1e6) ^ (uint64_t)getpid() << 40;
 	g->n_told = 0;
 	g->asked = 0;
-	xvm_guest_eps_run_over(g);
-	xvm_guest_addrs_forget(g);
 	ev_timer_stop(g->d->loop, &g->patience);
 	ev_timer_set(&g->patience, XVM_GUEST_PATIENCE_S, 0.);
 	ev_timer_start(g->d->loop, &g->patience);
+}
+
+static void new_run(struct xvm_guest *g)
+{
+	begin(g);
+	g->resumed = false;
+	if (getrandom(&g->run, sizeof(g->run), GRND_NONBLOCK) != sizeof(g->run))
+		g->run = (uint64_t)(ev_now(g->d->loop) * 1e6) ^ (uint64_t)getpid() << 40;
+	/* First what was: a successor that finds the new run is to find it over. */
+	xvm_guest_eps_run_over(g);
+	g->record.head->run = g->run;
+	xvm_guest_addrs_forget(g);
 }
 
 static void say_trouble(struct xvm_guest *g, const char *what)
@@ -133,9 +143,11 @@ static void welcome(struct xvm_guest *g, const struct xvm_letter *l)
 	if (g->up)
 		return; /* we asked twice */
 	g->up = true;
+	g->resumed = false;
 	g->said = NULL;
 	ev_timer_stop(g->d->loop, &g->patience);
 	xvm_guest_eps_welcome(g);
+	xvm_guest_kins_look(g);
 	xvm_guest_addrs_tell(g);
 	xvm_guest_addrs_mirror(g);
 	xvm_log(LOG_NOTICE, "device %s: we are VM %u of the group%s%s", g->dev.bdf, g->self,
@@ -158,7 +170,7 @@ static void receive(struct xvm_guest *g, const struct xvm_letter *l)
 	const char *wrong = xvm_letter_wrong(l, &g->region, false, g->self);
 
 	if (wrong) {
-		if (g->up)
+		if (g->up || g->resumed)
 			g->broken = wrong;
 		return;
 	}
@@ -167,7 +179,7 @@ static void receive(struct xvm_guest *g, const struct xvm_letter *l)
 		welcome(g, l);
 		break;
 	case XVM_LETTER_AGAIN:
-		if (g->up)
+		if (g->up || g->resumed)
 			again(g, l->arg);
 		else if (l->arg == EPROTONOSUPPORT)
 			say_trouble(g, "the host's xvmd speaks another version");
@@ -181,7 +193,8 @@ static void receive(struct xvm_guest *g, const struct xvm_letter *l)
 			l->arg == EAGAIN ? "it has not seen its MAC yet" : strerror((int)l->arg));
 		break;
 	default:
-		if (g->up)
+		/* Some were for our predecessor. */
+		if (g->up || g->resumed)
 			xvm_guest_letter(g, l);
 	}
 }
@@ -233,13 +246,50 @@ static void on_look(struct ev_loop *loop, ev_timer *w, int events)
 
 /* ---- opening ---------------------------------------------------------- */
 
+static void path_of(const struct xvm_guest *g, const char *bdf, const char *what, char path[300])
+{
+	snprintf(path, 300, "%.200s/run/xvm/%.15s.%s", g->d->guests.root, bdf, what);
+}
+
+/* What our predecessor has left, if it is of this boot. */
+static bool open_record(struct xvm_guest *g)
+{
+	char path[300], boot[40] = "";
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	int ret;
+
+	if (f && !fgets(boot, sizeof(boot), f))
+		boot[0] = 0;
+	if (f)
+		fclose(f);
+	path_of(g, g->dev.bdf, "record", path);
+	ret = xvm_record_open(&g->record, path, boot, g->region.generation, g->book.first,
+			      g->book.end);
+	if (ret == -ENOMEM)
+		return false;
+	if (ret < 0)
+		xvm_log(LOG_WARNING, "device %s: %s: %s: restart no xvmd while programs use it",
+			g->dev.bdf, path, strerror(-ret));
+	/* Not the numbers of our predecessor, whose last question may be answered yet. */
+	g->fence = ++g->record.head->starts << 16;
+	if (ret <= 0)
+		return true;
+	xvm_guest_eps_restore(g);
+	g->run = g->record.head->run;
+	g->resumed = true;
+	if (g->book.lent)
+		xvm_log(LOG_NOTICE, "device %s: %llu KiB are lent since a former xvmd", g->dev.bdf,
+			(unsigned long long)g->book.lent >> 10);
+	return true;
+}
+
 static void start(struct xvm_guest *g)
 {
 	struct ev_loop *loop = g->d->loop;
 
 	g->opened = true;
 	xvm_mailbox_resume(&g->box, xvm_region_peer_box(&g->region, g->self),
-			   xvm_region_host_box(&g->region, g->self));
+			   xvm_region_host_box(&g->region, g->self), g->resumed);
 	ev_timer_init(&g->look, on_look, XVM_GUEST_LOOK_S, XVM_GUEST_LOOK_S);
 	g->look.data = g;
 	if (g->dev.vectors)
@@ -252,26 +302,19 @@ static void start(struct xvm_guest *g)
 		g->dev.vectors = 0;
 		ev_timer_start(loop, &g->look);
 	}
-	new_run(g);
+	/* Who relies on interrupts that do not come any more is not to wait for ever; and what was
+	 * read since may have been zeros. */
+	g->lost = g->lost && g->record.head->vectors;
+	g->record.head->vectors = g->dev.vectors;
+	if (g->resumed && !g->lost)
+		begin(g);
+	else
+		new_run(g);
+	if (g->lost)
+		say_trouble(g, "it was let go while programs used it: their connections are reset");
 	xvm_guest_hello(g);
-}
-
-static void note_lent(struct xvm_guest *g)
-{
-	char path[300];
-	int ret;
-
-	snprintf(path, sizeof(path), "%.200s/run/xvm", g->d->guests.root);
-	mkdir(path, 0755);
-	snprintf(path, sizeof(path), "%.200s/run/xvm/%.15s.lent", g->d->guests.root, g->dev.bdf);
-	ret = xvm_lent_open(&g->lent, path, g->region.generation, &g->book);
-	if (ret)
-		xvm_log(LOG_WARNING, "device %s: %s: %s: restart no xvmd while programs use it",
-			g->dev.bdf, path, strerror(-ret));
-	if (g->book.lent)
-		xvm_log(LOG_NOTICE, "device %s: %llu KiB were lent by a former xvmd and stay so",
-			g->dev.bdf, (unsigned long long)g->book.lent >> 10);
-	g->noted = g->book.lent;
+	/* What has come since our predecessor looked. */
+	ev_feed_event(loop, &g->look, EV_CUSTOM);
 }
 
 /* Is the host's xvmd there, so that there is a region? */
@@ -298,7 +341,10 @@ static void try_open(struct xvm_guest *g)
 	at = xvm_region_arena(&g->region, self);
 	xvm_lease_init(&g->book, at + xvm_region_lease_off(&g->region, self),
 		       at + g->region.arena_size);
-	note_lent(g);
+	if (!open_record(g)) {
+		say_trouble(g, "no memory");
+		return;
+	}
 	start(g);
 }
 
@@ -340,25 +386,47 @@ static void guest_free(struct xvm_guest *g)
 	drop_queue(g);
 	xvm_guest_addrs_forget(g);
 	xvm_guest_eps_exit(g);
+	xvm_guest_vectors_exit(g);
 	if (g->opened) {
-		xvm_lent_close(&g->lent);
 		xvm_lease_exit(&g->book);
+		xvm_record_close(&g->record);
 	}
+	xvm_guest_kins_exit(g);
+	/* Who is left has the device open, by the keeper, and its memory mapped. */
+	xvm_keeper_leave(&g->keeper);
 	xvm_ivshmem_close(&g->dev);
+	xvm_life_close(&g->life);
 	free(g->told);
 	free(g->res);
 	free(g);
 }
 
+/* vfio's descriptor from a former life, or -1. */
+static int kept(struct xvm_guest *g, const char *bdf, const char *name)
+{
+	int by_systemd = xvm_notify_kept(name), fd;
+	char path[300];
+
+	path_of(g, bdf, "keeper", path);
+	fd = xvm_keeper_find(&g->keeper, path);
+	if (fd < 0)
+		return by_systemd;
+	if (by_systemd >= 0)
+		close(by_systemd);
+	return fd;
+}
+
 static void add(struct xvm_daemon *d, const char *bdf)
 {
 	struct xvm_guest *g = calloc(1, sizeof(*g));
-	char name[32];
+	char name[32], path[300];
 	int keep;
 
 	if (!g)
 		return;
 	g->d = d;
+	g->life.fd = g->life.own = g->keeper.pidfd = g->record.fd = -1;
+	xvm_guest_kins_init(g);
 	g->index = d->guests.n;
 	g->bell = -1;
 	memset(g->vector, 0xff, sizeof(g->vector));
@@ -367,16 +435,25 @@ static void add(struct xvm_daemon *d, const char *bdf)
 	g->patience.data = g;
 	g->told = calloc(XVM_GUEST_ADDRS_MAX, sizeof(*g->told));
 	g->res = calloc(XVM_REGION_RES_MAX, sizeof(*g->res));
+	snprintf(path, sizeof(path), "%.200s/run/xvm", d->guests.root);
+	mkdir(path, 0755);
+	path_of(g, bdf, "life", path);
+	if (xvm_life_open(&g->life, path))
+		xvm_log(LOG_WARNING, "device %s: %s: %s", bdf, path, strerror(errno));
 	snprintf(name, sizeof(name), "ivshmem-%.15s", bdf);
-	keep = xvm_notify_kept(name);
+	keep = kept(g, bdf, name);
+	g->lost = keep < 0 && xvm_life_any(&g->life);
 	if (xvm_guest_eps_init(g) || !g->told || !g->res ||
-	    xvm_ivshmem_open(&g->dev, d->guests.root, bdf, keep, xvm_conf_noiommu(d->conf))) {
+	    xvm_ivshmem_open(&g->dev, d->guests.root, bdf, keep, g->lost,
+			     xvm_conf_noiommu(d->conf))) {
 		xvm_log(LOG_WARNING, "device %s: %s", bdf, g->dev.why);
 		guest_free(g);
 		return;
 	}
-	if (g->dev.vfio >= 0 && keep < 0)
+	if (g->dev.vfio >= 0) {
 		xvm_notify_keep(g->dev.vfio, name);
+		xvm_keeper_start(&g->keeper, d->loop, &g->life, g->dev.vfio);
+	}
 	d->guests.g[d->guests.n++] = g;
 	try_open(g);
 	if (!g->opened) {
@@ -399,12 +476,25 @@ void xvm_guests_look(struct xvm_daemon *d, const char *root)
 	}
 }
 
+/* Others are not to believe that our addresses can be reached by memory. Pairs go on. */
+static void say_bye(struct xvm_guest *g)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_BYE};
+
+	if (!g->opened || !g->up || g->broken)
+		return;
+	xvm_guest_send(g, &l);
+	xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
+}
+
 void xvm_guests_exit(struct xvm_daemon *d)
 {
 	uint32_t i;
 
-	for (i = 0; i < d->guests.n; i++)
+	for (i = 0; i < d->guests.n; i++) {
+		say_bye(d->guests.g[i]);
 		guest_free(d->guests.g[i]);
+	}
 	d->guests.n = 0;
 }
 
@@ -436,9 +526,6 @@ void xvm_guests_flush(struct xvm_daemon *d)
 			say_trouble(g, g->broken);
 			new_run(g);
 		}
-		if (g->noted != g->book.lent)
-			xvm_lent_sync(&g->lent, &g->book);
-		g->noted = g->book.lent;
 		if (g->ring)
 			xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
 		g->ring = false;
@@ -454,13 +541,27 @@ static void greet_one(struct xvm_guest *g, struct xvm_conn *c)
 			    .off = g->dev.mem_off,
 			    .len = g->dev.size,
 			    .arg = g->self};
+	struct xvm_guest_kin *k;
+	int fds[2];
 
-	if (!c->arena || c->dead || c->regions & 1u << g->index || !g->up)
+	if (!g->opened || !c->arena || c->dead)
+		return;
+	k = xvm_guest_kin_join(g, c);
+	if (c->regions & 1u << g->index || !g->up)
 		return;
 	if (!xvm_conf_shares(g->d->conf, c->uid, c->exe, c->user->trusted))
 		return;
+	if (k)
+		m.arg2 = XVM_REGION_KEPT | (g->lost ? 0 : XVM_REGION_VECTORS);
+	else
+		k = xvm_guest_kin_make(g, c);
+	fds[0] = g->dev.mem_fd;
+	fds[1] = k ? xvm_life_hold(&g->life, k->name) : -1;
+	if (fds[1] < 0)
+		return;
 	c->regions |= 1u << g->index;
-	xvm_conn_send(c, &m, &g->dev.mem_fd, 1);
+	xvm_conn_send(c, &m, fds, 2);
+	close(fds[1]);
 	if (g->dev.reg_fd < 0)
 		return;
 	m.type = XVM_MSG_DOORBELL;

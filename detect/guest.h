@@ -15,13 +15,17 @@
 #include <stdint.h>
 
 #include "detect/ivshmem_device.h"
+#include "detect/keeper.h"
 #include "detect/lease.h"
-#include "detect/lent.h"
+#include "detect/life.h"
 #include "detect/list.h"
+#include "detect/record.h"
 #include "transport/region.h"
 
 #define XVM_GUEST_ADDRS_MAX 1024
-#define XVM_GUEST_QUEUE_MAX 4096
+/* Letters that wait for the host. With so many nothing new is said, offered or claimed; what ends
+ * is not more than there is. Streams go on, if the host's xvmd is gone for ever. */
+#define XVM_GUEST_QUEUE_MAX 1024
 #define XVM_GUEST_BUCKETS 4096
 #define XVM_GUEST_PATIENCE_S .25 /* that a hello is waited for; doubled up to the next */
 #define XVM_GUEST_PATIENCE_MAX_S 8.
@@ -44,6 +48,8 @@ struct xvm_guest {
 	uint32_t self; /* our number */
 	bool opened;   /* region and box are valid */
 	bool up;       /* we are welcome */
+	bool resumed;  /* this is our predecessor's run, and we are not welcome yet */
+	bool lost;     /* our predecessor's interrupts are gone, and memory was, for a moment */
 	uint64_t run;
 	const char *broken; /* why the run is to end */
 	const char *said;   /* the last trouble that was logged */
@@ -70,8 +76,12 @@ struct xvm_guest {
 	struct xvm_res_ns *twice; /* has what the host says is in two places */
 
 	struct xvm_lease_book book; /* of our arena; offsets are the region's */
-	struct xvm_lent lent;
-	uint64_t noted;		  /* bytes lent, when that was last put in order */
+	struct xvm_record record;
+	struct xvm_life life; /* by the names of kins, and vectors */
+	struct xvm_keeper keeper;
+	struct xvm_list kins;
+	ev_timer watch; /* over kins that are not connected */
+	ev_tstamp watch_s;
 	struct xvm_guest_ep **ep; /* guest_ep.c's */
 	struct xvm_list eps;
 	uint64_t fence, fence_asked; /* guest_ep.c: withdrawals, and up to which was asked */
@@ -85,6 +95,7 @@ struct xvm_guests {
 
 /* Look for devices under root, "" if it is no test's; those that are there already stay. */
 void xvm_guests_look(struct xvm_daemon *d, const char *root);
+/* Before clients are dropped: what they have stays theirs, for our successor to find. */
 void xvm_guests_exit(struct xvm_daemon *d);
 
 /* Before the loop sleeps: tell the host what there is to tell. */

@@ -74,6 +74,8 @@ void xvm_guest_addrs_tell(struct xvm_guest *g)
 	struct xvm_list *n, *t;
 	uint32_t i;
 
+	if (g->n_queue >= XVM_GUEST_QUEUE_MAX)
+		return; /* when the host reads again */
 	g->told_changes = g->d->residency.changes;
 	g->links_changed = false;
 	for (i = 0; i < g->n_told; i++)

@@ -18,31 +18,31 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "detect/arenas.h"
 #include "detect/daemon.h"
-#include "detect/fd.h"
 #include "detect/guest_ep.h"
+#include "detect/guest_lease.h"
 #include "detect/log.h"
 #include "detect/netlink.h"
 #include "detect/reset.h"
 
+/* In the record, where 0 is a piece in stock; never renumber. */
 enum state {
-	OFFERED,
+	OFFERED = 1,
 	WITHDRAWN,
 	PAIRED,
-	ENDING, /* closed here: the other end may still read the half */
-	OVER,	/* of a run that is over: in nobody's hands once the next is welcome */
+	ENDING,	  /* closed here: the other end may still read the half */
+	OVER,	  /* of a run that is over: in nobody's hands once the next is welcome */
+	ORPHANED, /* in the record only: paired, and `orphan` */
 };
 
 struct xvm_guest_ep {
 	struct xvm_guest_ep *hash_next;
 	struct xvm_list in_guest;
 	struct xvm_guest *g;
-	struct xvm_arena_ref *arena; /* NULL: all its processes have gone */
-	struct xvm_conn *conn;	     /* who offered it; NULL: gone */
+	struct xvm_guest_kin *kin; /* NULL: all its processes are dead */
+	struct xvm_conn *conn;	   /* who offered it; NULL: gone */
 	uint32_t client, slot, gen;
 	uint64_t cookie;
 	struct xvm_piece *piece;
@@ -77,9 +77,30 @@ static struct xvm_guest_ep *find(const struct xvm_guest *g, uint32_t client, uin
 	return ep;
 }
 
-static uint32_t name_of(const struct xvm_arena_ref *a)
+static uint32_t name_of(const struct xvm_guest_kin *k)
 {
-	return (uint32_t)a->serial;
+	return (uint32_t)k->name;
+}
+
+/* For a successor: what does not change in a state. */
+static void note(const struct xvm_guest_ep *ep)
+{
+	struct xvm_record_row *row = xvm_record_row(&ep->g->record, ep->piece->off);
+
+	row->slot = ep->slot;
+	row->gen = ep->gen;
+	row->cookie = ep->cookie;
+	row->peer = ep->peer;
+	row->peer_gen = ep->peer_gen;
+}
+
+/* Before anybody else hears of it. */
+static void set_state(struct xvm_guest_ep *ep, enum state state)
+{
+	struct xvm_record_row *row = xvm_record_row(&ep->g->record, ep->piece->off);
+
+	ep->state = state;
+	atomic_store(&row->state, state == PAIRED && ep->orphan ? ORPHANED : state);
 }
 
 int xvm_guest_eps_init(struct xvm_guest *g)
@@ -100,9 +121,31 @@ static void forget(struct xvm_guest_ep *ep)
 	free(ep);
 }
 
+static struct xvm_guest_ep *add(struct xvm_guest *g, struct xvm_guest_kin *k, struct xvm_piece *p,
+				uint32_t slot, uint32_t gen)
+{
+	struct xvm_guest_ep *ep = calloc(1, sizeof(*ep)), **b;
+
+	if (!ep)
+		return NULL;
+	ep->g = g;
+	ep->kin = k;
+	ep->client = name_of(k);
+	ep->slot = slot;
+	ep->gen = gen;
+	ep->piece = p;
+	xvm_lease_hold(p);
+	b = bucket(g, ep->client, ep->slot);
+	ep->hash_next = *b;
+	*b = ep;
+	xvm_list_add(&g->eps, &ep->in_guest);
+	return ep;
+}
+
 /* Nobody of another kernel has to do with its piece. */
 static void finish(struct xvm_guest_ep *ep)
 {
+	xvm_record_clear(xvm_record_row(&ep->g->record, ep->piece->off));
 	xvm_lease_return(ep->piece);
 	xvm_lease_drop(ep->piece);
 	forget(ep);
@@ -110,15 +153,10 @@ static void finish(struct xvm_guest_ep *ep)
 
 void xvm_guest_eps_exit(struct xvm_guest *g)
 {
-	uint32_t i;
-
 	while (g->ep && !xvm_list_empty(&g->eps))
 		forget(ep_of(g->eps.next));
 	free(g->ep);
 	g->ep = NULL;
-	for (i = 0; i < XVM_REGION_VECTORS_MAX; i++)
-		if (g->vector[i] >= 0)
-			close(g->vector[i]);
 }
 
 /* ---- letters about an endpoint ---------------------------------------- */
@@ -171,7 +209,7 @@ void xvm_guest_fence(struct xvm_guest *g)
 
 static void withdraw(struct xvm_guest_ep *ep)
 {
-	ep->state = WITHDRAWN;
+	set_state(ep, WITHDRAWN);
 	ep->fence = ++ep->g->fence;
 	say(ep, XVM_LETTER_WITHDRAW);
 	xvm_guest_fence(ep->g);
@@ -179,7 +217,7 @@ static void withdraw(struct xvm_guest_ep *ep)
 
 static void unpair(struct xvm_guest_ep *ep)
 {
-	ep->state = ENDING;
+	set_state(ep, ENDING);
 	say(ep, XVM_LETTER_UNPAIR);
 }
 
@@ -210,128 +248,12 @@ static void close_ep(struct xvm_guest_ep *ep)
 	if (ep->state == OFFERED) {
 		withdraw(ep);
 	} else if (ep->state == PAIRED && ep->orphan) {
-		ep->state = OVER;
+		set_state(ep, OVER);
 		if (ep->g->up)
 			finish(ep);
 	} else if (ep->state == PAIRED) {
 		unpair(ep);
 	}
-}
-
-/* ---- pieces and vectors ----------------------------------------------- */
-
-static struct xvm_guest *region_of(struct xvm_conn *c, uint32_t index)
-{
-	if (index < c->d->guests.n && c->regions & 1u << index)
-		return c->d->guests.g[index];
-	xvm_conn_nonsense(c, "a region that it was not given");
-	return NULL;
-}
-
-/* Its own interrupt, with the first piece: most programs never need one, and there are few. */
-static void give_vector(struct xvm_guest *g, struct xvm_conn *c)
-{
-	struct xvm_msg m = {.type = XVM_MSG_VECTOR, .region = g->index};
-	uint32_t v = XVM_VECTOR_MAIL + 1;
-
-	if (c->vectors & 1u << g->index)
-		return;
-	while (v < g->dev.vectors && g->vector_of[v])
-		v++;
-	if (v >= g->dev.vectors || v >= g->region.vectors || !xvm_conn_charge(c, 1))
-		return;
-	g->vector[v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (g->vector[v] < 0 || xvm_ivshmem_vector(&g->dev, v, g->vector[v])) {
-		if (g->vector[v] >= 0)
-			close(g->vector[v]);
-		g->vector[v] = -1;
-		xvm_conn_release(c, 1);
-		return;
-	}
-	g->vector_of[v] = c;
-	c->vectors |= 1u << g->index;
-	m.arg = v;
-	xvm_conn_send(c, &m, &g->vector[v], 1);
-}
-
-static void take_vector(struct xvm_guest *g, struct xvm_conn *c)
-{
-	uint32_t v;
-
-	for (v = 0; v < XVM_REGION_VECTORS_MAX; v++) {
-		if (g->vector_of[v] != c)
-			continue;
-		xvm_ivshmem_vector(&g->dev, v, -1);
-		close(g->vector[v]);
-		g->vector[v] = -1;
-		g->vector_of[v] = NULL;
-		xvm_conn_release(c, 1);
-	}
-}
-
-/* Nobody but root and our own user may have more than half of it all. */
-static bool may_keep(const struct xvm_guest *g, const struct xvm_user *u)
-{
-	uint64_t all = g->book.end - g->book.first, has = 0;
-	struct xvm_list *n, *t;
-
-	if (u->trusted)
-		return true;
-	for (XVM_EACH(n, t, &g->book.pieces)) {
-		const struct xvm_piece *p = xvm_container(n, struct xvm_piece, in_book);
-		const struct xvm_arena_ref *a = p->owner;
-
-		if (a && a->user == u)
-			has += p->len;
-	}
-	return has <= all / 2;
-}
-
-static bool len_ok(uint64_t len)
-{
-	uint64_t ring = len - XVM_HALF_CTL;
-
-	return len >= XVM_HALF_CTL + XVM_RING_MIN && ring <= XVM_RING_MAX && !(ring & (ring - 1));
-}
-
-void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m)
-{
-	struct xvm_guest *g = region_of(c, m->region);
-	struct xvm_msg r = {.type = XVM_MSG_PIECE, .region = m->region};
-	struct xvm_piece *p = NULL;
-
-	if (!g)
-		return;
-	if (!len_ok(m->len)) {
-		xvm_conn_nonsense(c, "a piece of no such length");
-		return;
-	}
-	if (g->up) {
-		give_vector(g, c);
-		p = xvm_lease_half(&g->book, m->len, c->arena);
-		if (p && !may_keep(g, c->arena->user)) {
-			xvm_lease_return(p);
-			p = NULL;
-		}
-	}
-	if (p) {
-		xvm_list_add(&c->arena->pieces, &p->in_owner);
-		xvm_lent_note(&g->lent, p);
-		/* What another endpoint left there is not to be taken for this one's. */
-		memset(g->region.map + p->off, 0, XVM_HALF_CTL);
-		r.off = p->off;
-		r.len = p->len;
-	}
-	xvm_conn_send(c, &r, NULL, 0);
-}
-
-/* The piece that is in c's stock there: its own, and no endpoint's. */
-static struct xvm_piece *stock(const struct xvm_guest *g, const struct xvm_conn *c, uint64_t off,
-			       uint64_t len)
-{
-	struct xvm_piece *p = xvm_lease_find(&g->book, off);
-
-	return p && p->owner == c->arena && p->refs == 1 && p->len == len ? p : NULL;
 }
 
 /* ---- offers ----------------------------------------------------------- */
@@ -357,7 +279,7 @@ static uint32_t judge(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_
 	struct xvm_where where;
 	uint32_t reason;
 
-	if (!g->up || g->broken)
+	if (!g->up || g->broken || g->n_queue >= XVM_GUEST_QUEUE_MAX)
 		return XVM_R_NO_DAEMON;
 	reason = xvm_residency_peer(&g->d->residency, f, &where);
 	if (reason)
@@ -384,32 +306,23 @@ static void end_older(struct xvm_guest *g, uint32_t client, uint32_t slot)
 static uint32_t make(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_msg *m,
 		     const struct xvm_facts *f, struct xvm_piece *p)
 {
-	struct xvm_guest_ep *ep, **b;
+	struct xvm_guest_kin *k = xvm_guest_kin_of(g, c);
 	uint32_t reason = judge(g, c, f);
+	struct xvm_guest_ep *ep;
 
 	if (reason)
 		return reason;
-	end_older(g, name_of(c->arena), m->slot);
+	end_older(g, name_of(k), m->slot);
 	/* With the same name as before, it could not be told what is about which. */
-	if (find(g, name_of(c->arena), m->slot, m->gen))
+	if (find(g, name_of(k), m->slot, m->gen))
 		return XVM_R_LIMIT;
-	ep = calloc(1, sizeof(*ep));
+	ep = add(g, k, p, m->slot, m->gen);
 	if (!ep)
 		return XVM_R_NO_MEMORY;
-	ep->g = g;
-	ep->arena = c->arena;
 	ep->conn = c;
-	ep->client = name_of(c->arena);
-	ep->slot = m->slot;
-	ep->gen = m->gen;
 	ep->cookie = f->cookie;
-	ep->piece = p;
-	ep->state = OFFERED;
-	xvm_lease_hold(p);
-	b = bucket(g, ep->client, ep->slot);
-	ep->hash_next = *b;
-	*b = ep;
-	xvm_list_add(&g->eps, &ep->in_guest);
+	note(ep);
+	set_state(ep, OFFERED);
 	say_offer(ep, f, m->arg);
 	return XVM_R_NONE;
 }
@@ -417,12 +330,12 @@ static uint32_t make(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_m
 uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,
 			 uint32_t reason)
 {
-	struct xvm_guest *g = region_of(c, m->region);
+	struct xvm_guest *g = xvm_guest_of_client(c, m->region);
 	struct xvm_piece *p;
 
 	if (!g)
 		return XVM_R_NONE; /* it is dropped */
-	p = stock(g, c, m->off, m->len);
+	p = xvm_guest_stock(g, c, m->off, m->len);
 	if (!p) {
 		xvm_conn_nonsense(c, "a piece that is not in its stock");
 		return XVM_R_NONE;
@@ -430,19 +343,19 @@ uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const stru
 	if (!reason)
 		reason = make(g, c, m, f, p);
 	if (reason)
-		xvm_lease_return(p);
+		xvm_guest_lease_end(g, p);
 	return reason;
 }
 
 void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen)
 {
 	struct xvm_guest_ep *ep;
+	struct xvm_guest_kin *k;
 	uint32_t i;
 
 	for (i = 0; i < c->d->guests.n; i++) {
-		ep = c->d->guests.g[i]->opened
-			     ? find(c->d->guests.g[i], name_of(c->arena), slot, gen)
-			     : NULL;
+		k = xvm_guest_kin_of(c->d->guests.g[i], c);
+		ep = k ? find(k->g, name_of(k), slot, gen) : NULL;
 		if (ep)
 			close_ep(ep);
 	}
@@ -456,7 +369,7 @@ void xvm_guest_conn_gone(struct xvm_conn *c)
 	for (i = 0; i < c->d->guests.n; i++) {
 		struct xvm_guest *g = c->d->guests.g[i];
 
-		take_vector(g, c);
+		xvm_guest_take_vector(g, c);
 		for (XVM_EACH(n, t, &g->eps)) {
 			struct xvm_guest_ep *ep = ep_of(n);
 
@@ -472,20 +385,47 @@ void xvm_guest_conn_gone(struct xvm_conn *c)
 
 void xvm_guest_arena_gone(struct xvm_arena_ref *a)
 {
-	struct xvm_list *n, *t;
 	uint32_t i;
 
-	for (i = 0; i < a->d->guests.n; i++)
-		for (XVM_EACH(n, t, &a->d->guests.g[i]->eps)) {
-			struct xvm_guest_ep *ep = ep_of(n);
+	for (i = 0; i < XVM_REGIONS_GUEST; i++)
+		if (a->kin[i])
+			xvm_guest_kin_parted(a->kin[i]);
+}
 
-			if (ep->arena != a)
-				continue;
-			ep->arena = NULL;
-			close_ep(ep);
-		}
-	for (XVM_EACH(n, t, &a->pieces))
-		xvm_lease_return(xvm_container(n, struct xvm_piece, in_owner));
+void xvm_guest_eps_kin_dead(struct xvm_guest_kin *k)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &k->g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		if (ep->kin != k)
+			continue;
+		ep->kin = NULL;
+		close_ep(ep);
+	}
+	for (XVM_EACH(n, t, &k->pieces))
+		xvm_guest_lease_end(k->g, xvm_container(n, struct xvm_piece, in_owner));
+}
+
+/* The arena says what is paired; a slot that is used anew has another generation. */
+static bool closed(const struct xvm_guest_ep *ep)
+{
+	struct xvm_shm_ep shm;
+
+	if (xvm_arenas_read(ep->kin->arena, ep->slot, 1, &shm) != 1)
+		return true;
+	/* What is offered yet, as far as the program knows, it will withdraw. */
+	return shm.gen != ep->gen || (shm.state != XVM_EP_PAIRED && shm.state != XVM_EP_OFFERED);
+}
+
+void xvm_guest_eps_rejoin(struct xvm_guest_kin *k)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &k->g->eps))
+		if (ep_of(n)->kin == k && ep_of(n)->state == PAIRED && closed(ep_of(n)))
+			close_ep(ep_of(n));
 }
 
 /* ---- what the host says ----------------------------------------------- */
@@ -518,9 +458,10 @@ static void paired(struct xvm_guest *g, struct xvm_guest_ep *ep, const struct xv
 		unpair(ep);
 		return;
 	}
-	ep->state = PAIRED;
 	ep->peer = l->peer;
 	ep->peer_gen = l->peer_gen;
+	note(ep);
+	set_state(ep, PAIRED);
 	g->d->n.pairs++;
 	xvm_conn_send(ep->conn, &m, NULL, 0);
 }
@@ -550,8 +491,10 @@ static void say_dead(const struct xvm_guest_ep *ep)
 {
 	struct xvm_list *n, *t;
 
+	if (!ep->kin->arena)
+		return;
 	/* To all that may hold it: whoever has the socket drops what it has mapped. */
-	for (XVM_EACH(n, t, &ep->arena->conns))
+	for (XVM_EACH(n, t, &ep->kin->arena->conns))
 		xvm_conn_say(xvm_container(n, struct xvm_conn, in_arena), XVM_MSG_PEER_DEAD,
 			     ep->slot, ep->gen, 0);
 }
@@ -562,9 +505,9 @@ static bool reset_there(const struct xvm_guest_ep *ep)
 	struct xvm_list *n, *t;
 	struct xvm_shm_ep shm;
 
-	if (xvm_arenas_read(ep->arena, ep->slot, 1, &shm) != 1)
+	if (!ep->kin->arena || xvm_arenas_read(ep->kin->arena, ep->slot, 1, &shm) != 1)
 		return false;
-	for (XVM_EACH(n, t, &ep->arena->conns)) {
+	for (XVM_EACH(n, t, &ep->kin->arena->conns)) {
 		struct xvm_conn *c = xvm_container(n, struct xvm_conn, in_arena);
 
 		if (c->own_pid == shm.pid)
@@ -574,40 +517,40 @@ static bool reset_there(const struct xvm_guest_ep *ep)
 }
 
 /* Those that were not where they should be: looked for in all processes that share the arena. */
-static void reset_anywhere(const struct xvm_arena_ref *a, struct xvm_reset *r, size_t n)
+static void reset_anywhere(const struct xvm_guest_kin *k, struct xvm_reset *r, size_t n)
 {
-	struct xvm_list *l, *t;
-	size_t i, left = n;
+	struct xvm_list *l, *t, none = {&none, &none};
+	size_t i, left = 0;
 
 	qsort(r, n, sizeof(*r), xvm_reset_order);
-	for (XVM_EACH(l, t, &a->conns)) {
-		if (!left)
-			return;
+	/* Not connected since our predecessor has gone: the one that it knew. */
+	if (!k->arena)
+		xvm_reset_in(k->pid, r, n);
+	for (XVM_EACH(l, t, k->arena ? &k->arena->conns : &none))
 		xvm_reset_in(xvm_container(l, struct xvm_conn, in_arena)->pid, r, n);
-		for (left = 0, i = 0; i < n; i++)
-			left += !r[i].done;
-	}
+	for (i = 0; i < n; i++)
+		left += !r[i].done;
 	if (left)
 		xvm_log(LOG_INFO, "%zu sockets of dead VMs were not found", left);
 }
 
-/* n marks of endpoints whose sockets are still to be found, of one arena after the other. */
+/* n marks of endpoints whose sockets are still to be found, of one kin after the other. */
 static void reset_rest(struct xvm_guest_ep **ep, size_t n)
 {
 	struct xvm_reset *r = calloc(n, sizeof(*r));
 	size_t i, k, first;
 
 	for (first = 0; r && first < n; first++) {
-		const struct xvm_arena_ref *a = ep[first] ? ep[first]->arena : NULL;
+		const struct xvm_guest_kin *kin = ep[first] ? ep[first]->kin : NULL;
 
-		if (!a)
+		if (!kin)
 			continue;
 		for (i = first, k = 0; i < n; i++)
-			if (ep[i] && ep[i]->arena == a) {
+			if (ep[i] && ep[i]->kin == kin) {
 				r[k++] = (struct xvm_reset){.cookie = ep[i]->cookie};
 				ep[i] = NULL;
 			}
-		reset_anywhere(a, r, k);
+		reset_anywhere(kin, r, k);
 	}
 	free(r);
 }
@@ -625,7 +568,7 @@ static void dead(struct xvm_guest *g, int peer, uint32_t gen)
 	for (XVM_EACH(n, t, &g->eps)) {
 		struct xvm_guest_ep *ep = ep_of(n);
 
-		if (ep->state != PAIRED || !ep->arena ||
+		if (ep->state != PAIRED || !ep->kin ||
 		    (peer >= 0 && (ep->peer != (uint32_t)peer || ep->peer_gen != gen)))
 			continue;
 		if (!ep->dead) {
@@ -635,6 +578,7 @@ static void dead(struct xvm_guest *g, int peer, uint32_t gen)
 				rest[left++] = ep;
 		}
 		ep->orphan = ep->orphan || peer < 0;
+		set_state(ep, PAIRED);
 	}
 	if (left)
 		reset_rest(rest, left);
@@ -653,17 +597,69 @@ void xvm_guest_eps_run_over(struct xvm_guest *g)
 			say_refused(ep, XVM_R_NO_DAEMON);
 		/* Its PAIRED may have been lost, and somebody reads it. */
 		if (ep->state != PAIRED)
-			ep->state = OVER;
+			set_state(ep, OVER);
 	}
 }
 
 void xvm_guest_eps_welcome(struct xvm_guest *g)
 {
 	struct xvm_list *n, *t;
+	bool any = false;
 
-	for (XVM_EACH(n, t, &g->eps))
-		if (ep_of(n)->state == OVER)
-			finish(ep_of(n));
+	for (XVM_EACH(n, t, &g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		any = any || ep->state == WITHDRAWN;
+		if (ep->state == OVER)
+			finish(ep);
+		/* Of a run that goes on: our predecessor may have been killed before it said so. */
+		else if (ep->state == ENDING)
+			say(ep, XVM_LETTER_UNPAIR);
+	}
+	/* What our predecessor had offered the host has forgotten at the hello, unless it had
+	 * paired it before. */
+	if (any)
+		xvm_guest_fence(g);
+}
+
+/* ---- a predecessor's ------------------------------------------------------ */
+
+static void restore_ep(struct xvm_guest *g, struct xvm_guest_kin *k, struct xvm_piece *p,
+		       const struct xvm_record_row *row)
+{
+	uint32_t state = atomic_load(&row->state);
+	struct xvm_guest_ep *ep = add(g, k, p, row->slot, row->gen);
+
+	if (!ep)
+		return; /* the piece stays lent */
+	ep->cookie = row->cookie;
+	ep->peer = row->peer;
+	ep->peer_gen = row->peer_gen;
+	ep->orphan = ep->dead = state == ORPHANED;
+	if (state == OFFERED || state == WITHDRAWN) {
+		set_state(ep, WITHDRAWN);
+		ep->fence = ++g->fence;
+	} else {
+		set_state(ep, state == ORPHANED ? PAIRED : state);
+	}
+}
+
+void xvm_guest_eps_restore(struct xvm_guest *g)
+{
+	const struct xvm_record_row *row;
+	struct xvm_guest_kin *k;
+	struct xvm_piece *p;
+	size_t i = 0;
+
+	while ((row = xvm_record_next(&g->record, &i))) {
+		k = xvm_guest_kin_restore(g, row);
+		p = k ? xvm_lease_restore(&g->book, row->off, row->len, k) : NULL;
+		if (!p)
+			continue;
+		xvm_list_add(&k->pieces, &p->in_owner);
+		if (atomic_load(&row->state))
+			restore_ep(g, k, p, row);
+	}
 }
 
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l)

@@ -7,13 +7,20 @@
 #define XVM_DETECT_GUEST_EP_H
 
 #include "detect/guest.h"
+#include "detect/guest_kin.h"
 #include "detect/pairing.h"
 
 int xvm_guest_eps_init(struct xvm_guest *g);
 void xvm_guest_eps_exit(struct xvm_guest *g);
 
+/* What our predecessor has left in the record. */
+void xvm_guest_eps_restore(struct xvm_guest *g);
+
+/* The kin has an arena again: what was closed meanwhile is over. Or it is dead. */
+void xvm_guest_eps_rejoin(struct xvm_guest_kin *k);
+void xvm_guest_eps_kin_dead(struct xvm_guest_kin *k);
+
 /* From programs. */
-void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m);
 /* An offer with a piece, which is the program's no more. reason, if it is refused already;
  * XVM_R_NONE, or why it is. */
 uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const struct xvm_facts *f,

@@ -171,7 +171,7 @@ static int bind_driver(struct xvm_ivshmem *v, const struct place *p)
 }
 
 /* v->vfio, or why not. */
-static int open_vfio(struct xvm_ivshmem *v, const struct place *p, bool noiommu)
+static int open_vfio(struct xvm_ivshmem *v, const struct place *p, bool in_use, bool noiommu)
 {
 	char group[64], path[300];
 	bool iommu = link_at(p, "iommu_group", group, sizeof(group)), without;
@@ -181,6 +181,10 @@ static int open_vfio(struct xvm_ivshmem *v, const struct place *p, bool noiommu)
 		return fail(v, -ENODEV,
 			    "there is no IOMMU: give the VM one (xvm vm-args), and its kernel "
 			    "intel_iommu=on or the like");
+	if (in_use)
+		return fail(v, -EBUSY,
+			    "programs use the memory since before xvmd was started: it takes "
+			    "another start when they have ended");
 	ret = bind_driver(v, p);
 	if (ret)
 		return ret;
@@ -278,7 +282,7 @@ static void enable(const struct place *p)
 }
 
 int xvm_ivshmem_open(struct xvm_ivshmem *v, const char *root, const char *bdf, int keep,
-		     bool noiommu)
+		     bool in_use, bool noiommu)
 {
 	struct place p;
 	int ret;
@@ -290,7 +294,7 @@ int xvm_ivshmem_open(struct xvm_ivshmem *v, const char *root, const char *bdf, i
 	place_of(&p, root, bdf);
 	enable(&p);
 	if (keep < 0)
-		open_vfio(v, &p, noiommu);
+		open_vfio(v, &p, in_use, noiommu);
 	if (v->vfio >= 0) {
 		ret = xvm_vfio_start(v->vfio, keep < 0, &v->vectors);
 		if (ret)

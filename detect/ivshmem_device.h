@@ -9,7 +9,7 @@
  * nothing, is vfio used for all, and programs get its descriptor.
  *
  * When vfio's last descriptor is closed, and sometimes when the first is opened, the memory is not
- * there for a moment. So it is kept over a restart of ours (keep).
+ * there for a moment. So it is kept over a restart of ours (keeper.h).
  */
 #ifndef XVM_DETECT_IVSHMEM_DEVICE_H
 #define XVM_DETECT_IVSHMEM_DEVICE_H
@@ -36,10 +36,11 @@ struct xvm_ivshmem {
 /* root stands before /sys, /dev and /proc: "", or a test's. How many devices there are. */
 uint32_t xvm_ivshmem_find(const char *root, char bdf[][16], uint32_t max);
 
-/* keep: vfio's descriptor from a former life, which becomes ours; or -1. noiommu: no-IOMMU mode may
- * be used. 0, or a negative errno with what to say in v->why. */
+/* keep: vfio's descriptor from a former life, which becomes ours; or -1. in_use: programs use the
+ * memory, so vfio is not to open it now. noiommu: no-IOMMU mode may be used. 0, or a negative errno
+ * with what to say in v->why. */
 int xvm_ivshmem_open(struct xvm_ivshmem *v, const char *root, const char *bdf, int keep,
-		     bool noiommu);
+		     bool in_use, bool noiommu);
 void xvm_ivshmem_close(struct xvm_ivshmem *v);
 
 /* Our number in the group: 0 is the host's, so there is no server. */

@@ -25,6 +25,21 @@ void xvm_lease_init(struct xvm_lease_book *b, uint64_t first, uint64_t end)
 	b->first = first;
 	b->end = end;
 	b->lent = 0;
+	b->life = NULL;
+	xvm_list_init(&b->limbo);
+}
+
+/* Those whose holders have died meanwhile are free. */
+static void sweep(struct xvm_lease_book *b)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &b->limbo)) {
+		struct xvm_piece *p = xvm_container(n, struct xvm_piece, in_owner);
+
+		if (!xvm_life_held(b->life, p->holder))
+			forget(p);
+	}
 }
 
 void xvm_lease_exit(struct xvm_lease_book *b)
@@ -35,12 +50,31 @@ void xvm_lease_exit(struct xvm_lease_book *b)
 		forget(piece(n));
 }
 
+/* Before what is next in the book. */
+static struct xvm_piece *add(struct xvm_lease_book *b, struct xvm_list *next, uint64_t off,
+			     uint64_t len, void *owner)
+{
+	struct xvm_piece *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->book = b;
+	p->owner = owner;
+	p->off = off;
+	p->len = len;
+	p->refs = 1;
+	xvm_list_init(&p->in_owner);
+	xvm_list_add(next, &p->in_book);
+	b->lent += len;
+	return p;
+}
+
 struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *owner)
 {
 	uint64_t at = b->first;
 	struct xvm_list *n, *t;
-	struct xvm_piece *p;
 
+	sweep(b);
 	if (!len || len > b->end - b->first)
 		return NULL;
 	len = (len + XVM_REGION_PAGE - 1) & ~(uint64_t)(XVM_REGION_PAGE - 1);
@@ -52,18 +86,26 @@ struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *o
 	}
 	if (n == &b->pieces && b->end - at < len)
 		return NULL;
-	p = calloc(1, sizeof(*p));
-	if (!p)
+	return add(b, n, at, len, owner);
+}
+
+struct xvm_piece *xvm_lease_restore(struct xvm_lease_book *b, uint64_t off, uint64_t len,
+				    void *owner)
+{
+	uint64_t at = b->first;
+	struct xvm_list *n, *t;
+
+	if ((off | len) & (XVM_REGION_PAGE - 1) || !len || off < b->first || off >= b->end ||
+	    len > b->end - off)
 		return NULL;
-	p->book = b;
-	p->owner = owner;
-	p->off = at;
-	p->len = len;
-	p->refs = 1;
-	xvm_list_init(&p->in_owner);
-	xvm_list_add(n, &p->in_book);
-	b->lent += len;
-	return p;
+	for (XVM_EACH(n, t, &b->pieces)) {
+		if (piece(n)->off >= off)
+			break;
+		at = piece(n)->off + piece(n)->len;
+	}
+	if (at > off || (n != &b->pieces && piece(n)->off - off < len))
+		return NULL;
+	return add(b, n, off, len, owner);
 }
 
 /*
@@ -110,7 +152,11 @@ void xvm_lease_hold(struct xvm_piece *p)
 
 void xvm_lease_drop(struct xvm_piece *p)
 {
-	if (!--p->refs)
+	if (--p->refs)
+		return;
+	if (p->loose && p->book->life && xvm_life_held(p->book->life, p->holder))
+		xvm_list_add(&p->book->limbo, &p->in_owner);
+	else
 		forget(p);
 }
 

@@ -3,12 +3,17 @@
  * Which pieces of an arena (transport/REGION.md) are lent: to a process, for its halves. A piece is
  * free again when its process has returned it (or is dead) and nobody reads it any more. Used by
  * whoever owns an arena: the host's xvmd, and a guest's.
+ *
+ * That a process is not connected any more does not mean that it is dead, nor that it has no forks:
+ * then its pieces are loose, and not lent to others while somebody may still write to them
+ * (life.h).
  */
 #ifndef XVM_DETECT_LEASE_H
 #define XVM_DETECT_LEASE_H
 
 #include <stdint.h>
 
+#include "detect/life.h"
 #include "detect/list.h"
 
 struct xvm_piece {
@@ -18,12 +23,16 @@ struct xvm_piece {
 	void *owner; /* NULL: returned */
 	uint64_t off, len;
 	uint32_t refs;
+	bool loose;	 /* nobody will say that it is not used any more: */
+	uint64_t holder; /* who then may use it still, as life.h knows */
 };
 
 struct xvm_lease_book {
 	struct xvm_list pieces;
-	uint64_t first, end; /* of what there is to lend */
-	uint64_t lent;	     /* bytes */
+	uint64_t first, end;	     /* of what there is to lend */
+	uint64_t lent;		     /* bytes */
+	const struct xvm_life *life; /* NULL: nothing is ever loose */
+	struct xvm_list limbo;	     /* loose pieces that nobody but their holders uses */
 };
 
 void xvm_lease_init(struct xvm_lease_book *b, uint64_t first, uint64_t end);
@@ -35,6 +44,9 @@ void xvm_lease_exit(struct xvm_lease_book *b);
 struct xvm_piece *xvm_lease_take(struct xvm_lease_book *b, uint64_t len, void *owner);
 /* Lend what one half takes: len bytes, or less (a smaller ring) where little is left. */
 struct xvm_piece *xvm_lease_half(struct xvm_lease_book *b, uint64_t len, void *owner);
+/* The one that a predecessor has lent. NULL: it cannot be, or no memory. */
+struct xvm_piece *xvm_lease_restore(struct xvm_lease_book *b, uint64_t off, uint64_t len,
+				    void *owner);
 /* The piece that begins there, or NULL. */
 struct xvm_piece *xvm_lease_find(const struct xvm_lease_book *b, uint64_t off);
 

@@ -378,8 +378,13 @@ void xvm_offer_conn_gone(struct xvm_conn *c)
 {
 	struct xvm_list *n, *t;
 
-	for (XVM_EACH(n, t, &c->offers))
-		forget(c->d, xvm_container(n, struct xvm_offer, in_owner));
+	for (XVM_EACH(n, t, &c->offers)) {
+		struct xvm_offer *o = xvm_container(n, struct xvm_offer, in_owner);
+
+		if (o->piece)
+			o->piece->loose = true;
+		forget(c->d, o);
+	}
 }
 
 /* ---- by letter -------------------------------------------------------- */

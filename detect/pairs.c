@@ -557,6 +557,12 @@ void xvm_pairs_arena_gone(struct xvm_daemon *d, struct xvm_arena_ref *a)
 {
 	struct xvm_list *n, *t;
 
-	for (XVM_EACH(n, t, &a->ends))
-		end_end(xvm_container(n, struct xvm_end, in_owner));
+	for (XVM_EACH(n, t, &a->ends)) {
+		struct xvm_end *e = xvm_container(n, struct xvm_end, in_owner);
+
+		/* Of the process we know that it is not connected, of its forks nothing. */
+		if (e->own)
+			e->own->loose = true;
+		end_end(e);
+	}
 }

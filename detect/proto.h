@@ -26,12 +26,13 @@ enum xvm_msg_type {
 			      sends no fd. */
 	XVM_MSG_OFFER,	  /* slot, gen, arg = enum xvm_role; fds: socket, half (read-only use). With
 			     len != 0: fds: socket; the half is a piece: region, off, len */
-	XVM_MSG_WITHDRAW, /* slot, gen: the offer is void */
+	XVM_MSG_WITHDRAW, /* slot, gen: the offer is void. With len != 0: of a former xvmd; the
+			     piece (region, off, len) is not used any more */
 	XVM_MSG_WAKER,	  /* arg = index; fds: eventfd. xvmd hands it to all peers, now and later */
 	XVM_MSG_UNPAIR,	  /* slot, gen: a paired endpoint is closed */
 	XVM_MSG_CTL_DONE, /* arg = ticket, arg2 = endpoints changed; answers XVM_MSG_CTL */
-	XVM_MSG_LEASE,	  /* region, len: one piece more, of at most that length, please. Answer:
-			     PIECE */
+	XVM_MSG_LEASE,	  /* region, len: one piece more, of at most that length, please. arg = 1: I
+			     have a vector. Answer: PIECE */
 
 	/* xvmd to client */
 	XVM_MSG_WELCOME = 32, /* arg = version, arg2 = client id, arg64 = what mail[id] counts with
@@ -48,10 +49,11 @@ enum xvm_msg_type {
 
 	/* xvmd to client, between virtual machines: REGION.md. Sent once after the welcome to
 	 * whoever may use that region; region is its index, from 0. */
-	XVM_MSG_REGION,	  /* region, off, len = where in the fd it lies, arg = our own number in it;
-			     fds: what to map */
+	XVM_MSG_REGION,	  /* region, off, len = where in the fd it lies, arg = our own number in it,
+			     arg2 = XVM_REGION_*; fds: what to map; what to map and keep (life.h) */
 	XVM_MSG_DOORBELL, /* region, off, len: likewise the device's registers */
-	XVM_MSG_VECTOR,	  /* region, arg = a vector that is this process's alone; fds: eventfd */
+	XVM_MSG_VECTOR,	  /* region, arg = a vector that is this process's alone; fds: eventfd; what
+			     to map and keep while it may be rung by it (life.h) */
 	XVM_MSG_PEER_VECTOR, /* region, arg = vector, arg2 = number of a VM; fds: eventfd that rings
 				it. On the host only, where there is no doorbell */
 	XVM_MSG_PIECE,	     /* region, off, len: memory for one half; len = 0: there is no more */
@@ -86,6 +88,10 @@ enum xvm_ctl { XVM_CTL_LEAVE = 1, XVM_CTL_ENTER };
 #define XVM_REGIONS 8 /* that a program can know: */
 #define XVM_REGIONS_GUEST                                                                          \
 	4 /* below, those of devices; from here on, those of groups that we serve */
+
+/* To one that had the region of a former xvmd, or before it was dropped: */
+#define XVM_REGION_KEPT 1u    /* it is the same, and the pieces are its own still */
+#define XVM_REGION_VECTORS 2u /* and so is its vector */
 
 /* What the processes of a VM can do, as its xvmd says. */
 #define XVM_VM_DOORBELL 1u   /* ring the vectors of other VMs */

@@ -100,6 +100,9 @@ void xvm_relay_addr_refused(struct xvm_vm *vm, const uint8_t addr[16], int err)
 {
 	struct xvm_letter l = {.type = XVM_LETTER_ADDR_REFUSED, .arg = err};
 
+	/* Its xvmd may be away; it needs this for its log, and is told again. */
+	if (vm->relay && vm->relay->n_queue)
+		return;
 	memcpy(l.laddr, addr, 16);
 	xvm_relay_send(vm, &l);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "detect/daemon.h"
 #include "detect/offer.h"
@@ -36,12 +37,18 @@ static void greet(struct xvm_group *g, struct xvm_conn *c)
 			    .len = g->region.size,
 			    .arg = XVM_PEER_HOST};
 
+	int fds[2] = {g->mem_fd, -1};
+
 	if (g->index >= XVM_REGIONS || !c->arena || c->dead || c->regions & 1u << g->index)
 		return;
 	if (!xvm_conf_shares(c->d->conf, c->uid, c->exe, c->user->trusted))
 		return;
+	fds[1] = xvm_life_hold(&g->life, c->arena->serial);
+	if (fds[1] < 0)
+		return;
 	c->regions |= 1u << g->index;
-	xvm_conn_send(c, &m, &g->mem_fd, 1);
+	xvm_conn_send(c, &m, fds, 2);
+	close(fds[1]);
 }
 
 void xvm_share_greet(struct xvm_daemon *d, struct xvm_conn *c)
@@ -67,17 +74,25 @@ static void give_vector(struct xvm_conn *c, struct xvm_group *g)
 {
 	struct xvm_msg m = {.type = XVM_MSG_VECTOR, .region = g->index};
 	uint32_t i = XVM_VECTOR_MAIL + 1;
+	int fds[2];
 
 	if (c->vectors & 1u << g->index)
 		return;
-	while (i < g->region.vectors && g->vector_of[i])
+	/* One who is not connected any more, and lives, would read what rings the next. */
+	while (i < g->region.vectors &&
+	       (g->vector_of[i] || xvm_life_held(&g->life, XVM_LIFE_VECTOR + i)))
 		i++;
 	if (i >= g->region.vectors)
+		return;
+	fds[0] = g->vector[i];
+	fds[1] = xvm_life_hold(&g->life, XVM_LIFE_VECTOR + i);
+	if (fds[1] < 0)
 		return;
 	g->vector_of[i] = c;
 	c->vectors |= 1u << g->index;
 	m.arg = i;
-	xvm_conn_send(c, &m, &g->vector[i], 1);
+	xvm_conn_send(c, &m, fds, 2);
+	close(fds[1]);
 }
 
 void xvm_share_lease(struct xvm_conn *c, const struct xvm_msg *m)
@@ -102,6 +117,7 @@ void xvm_share_lease(struct xvm_conn *c, const struct xvm_msg *m)
 	}
 	if (p) {
 		xvm_list_add(&c->arena->pieces, &p->in_owner);
+		p->holder = c->arena->serial;
 		/* What another endpoint left there is not to be taken for this one's. */
 		memset(g->region.map + p->off, 0, XVM_HALF_CTL);
 		r.off = p->off;
@@ -173,8 +189,12 @@ void xvm_share_arena_gone(struct xvm_arena_ref *a)
 {
 	struct xvm_list *n, *t;
 
-	for (XVM_EACH(n, t, &a->pieces))
-		xvm_lease_return(xvm_container(n, struct xvm_piece, in_owner));
+	for (XVM_EACH(n, t, &a->pieces)) {
+		struct xvm_piece *p = xvm_container(n, struct xvm_piece, in_owner);
+
+		p->loose = true;
+		xvm_lease_return(p);
+	}
 }
 
 void xvm_share_group_gone(struct xvm_group *g)

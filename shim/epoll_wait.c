@@ -534,6 +534,7 @@ out:
 
 static bool straight(int epfd, const struct epoll_event *evs, int max)
 {
+	xvm_link_care();
 	xvm_link_poll();
 	return xvm_epset_plain(epfd) || max <= 0 || max > INT_MAX / (int)sizeof(*evs) ||
 	       xvm_user_wild((uintptr_t)evs, (uintptr_t)evs + (size_t)max * sizeof(*evs));

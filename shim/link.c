@@ -25,11 +25,12 @@
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
 uint32_t xvm_link_id;
+_Atomic bool xvm_link_regions;
+_Atomic uint32_t xvm_link_count = 1;
 
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
-static _Atomic uint32_t losses = 1; /* of the daemon, plus 1: tells one from the next */
 static uint64_t next_try;
 static unsigned timeouts; /* of hellos, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
@@ -172,7 +173,7 @@ static void down(enum xvm_reason why)
 	if (sock >= 0) {
 		xvm_log(1, "lost xvmd at %s\n", xvm_conf.socket);
 		xvm_fd_unhide_close(sock);
-		atomic_fetch_add(&losses, 1);
+		atomic_fetch_add(&xvm_link_count, 1);
 	}
 	sock = -1;
 	why_down = why;
@@ -221,12 +222,12 @@ static void up_locked(void)
 	}
 	told = 0;
 	/*
-	 * Client numbers start anew: what the old daemon said of peers and regions says nothing
-	 * now. Before anybody can read what the new one says.
+	 * Client numbers start anew: what the old daemon said of peers says nothing now. Before
+	 * anybody can read what the new one says.
 	 */
 	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
 		peer_gone(i);
-	xvm_vm_reset();
+	xvm_vm_stale();
 	/* A table of a former daemon stays mapped: a reader may be in it. It is only ever one a
 	 * restart. */
 	xvm_link_id = id;
@@ -267,7 +268,8 @@ bool xvm_link_lost(void)
 	if (sock >= 0 && xvm_now_ns() >= next_look) {
 		next_look = xvm_now_ns() + LOOK_NS;
 		r = xvm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
-		lost = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR);
+		/* A reset is told of first, though what was sent before it is still there. */
+		lost = r == 0 || (r < 0 && r != -EAGAIN && r != -EINTR && r != -ECONNRESET);
 		if (lost) {
 			down(XVM_R_NO_DAEMON);
 			next_try = 0;
@@ -277,26 +279,52 @@ bool xvm_link_lost(void)
 	return lost;
 }
 
-/* about: of what is offered, to whom it was. */
-static int tell_of(struct xvm_msg *m, const int *fds, int n, struct xvm_sock *about)
+void xvm_link_look(void)
+{
+	static _Atomic uint64_t next_look;
+	uint64_t now = xvm_now_ns(), due = atomic_load_explicit(&next_look, memory_order_relaxed);
+
+	if (now < due || !atomic_compare_exchange_strong(&next_look, &due, now + LOOK_NS))
+		return;
+	if (__atomic_load_n(&sock, __ATOMIC_RELAXED) >= 0 && !xvm_link_lost())
+		return;
+	if (xvm_link_up() == XVM_R_NONE)
+		xvm_link_poll();
+}
+
+/* to: which daemon it was told to. */
+static int tell_of(struct xvm_msg *m, const int *fds, int n, uint32_t *to)
 {
 	int r;
 
 	/* Waits for another thread's few messages, never for the daemon. */
 	if (xvm_lock(&lock) < 0)
 		return -EAGAIN;
-	if (about)
-		atomic_store(&about->offered_to, atomic_load(&losses));
+	if (to)
+		*to = atomic_load(&xvm_link_count);
 	r = sock < 0 ? -ENOTCONN : xvm_proto_send(sock, m, fds, n);
-	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
-		down(XVM_R_NO_DAEMON);
 	xvm_unlock(&lock);
+	/* What the daemon has sent before it ended is read first: pieces are in there, and pairs.
+	 */
+	if (r == -EPIPE || r == -ECONNRESET)
+		xvm_link_handle();
 	return r;
 }
 
 static int tell(struct xvm_msg *m, const int *fds, int n)
 {
 	return tell_of(m, fds, n, NULL);
+}
+
+static int offer_to(struct xvm_sock *s, struct xvm_msg *m, const int *fds, int n)
+{
+	uint32_t to;
+	int r = tell_of(m, fds, n, &to);
+
+	/* Not before: it might be thought to have lapsed while it is being made. */
+	if (r == 0)
+		atomic_store(&s->offered_to, to);
+	return r;
 }
 
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
@@ -309,11 +337,11 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32
 	m.gen = s->gen;
 	m.arg = atomic_load(&s->ep->role);
 	if (half_fd >= 0)
-		return tell_of(&m, (int[]){fd, half_fd}, 2, s);
+		return offer_to(s, &m, (int[]){fd, half_fd}, 2);
 	m.region = s->ep->medium - XVM_MEDIUM_REGION;
 	m.off = off;
 	m.len = len;
-	return tell_of(&m, &fd, 1, s);
+	return offer_to(s, &m, &fd, 1);
 }
 
 void xvm_link_lapsed(struct xvm_sock *s)
@@ -322,7 +350,7 @@ void xvm_link_lapsed(struct xvm_sock *s)
 
 	xvm_link_lost(); /* one that was killed has said nothing */
 	/* Who handles messages may be pairing it just now. */
-	if (!to || to == atomic_load(&losses) || xvm_trylock(&handling) < 0)
+	if (!to || to == atomic_load(&xvm_link_count) || xvm_trylock(&handling) < 0)
 		return;
 	xvm_offer_lapsed(s);
 	xvm_unlock(&handling);
@@ -336,6 +364,7 @@ int xvm_link_lease(unsigned region, uint32_t len)
 	m.type = XVM_MSG_LEASE;
 	m.region = region;
 	m.len = len;
+	m.arg = xvm_waker_has_vector(region);
 	return tell(&m, NULL, 0);
 }
 
@@ -360,6 +389,20 @@ void xvm_link_drop(uint32_t slot, uint32_t gen, bool was_paired)
 	m.type = was_paired ? XVM_MSG_UNPAIR : XVM_MSG_WITHDRAW;
 	m.slot = slot;
 	m.gen = gen;
+	tell(&m, NULL, 0);
+}
+
+void xvm_link_return(uint32_t slot, uint32_t gen, unsigned region, uint64_t off, uint32_t len)
+{
+	struct xvm_msg m;
+
+	memset(&m, 0, sizeof(m));
+	m.type = XVM_MSG_WITHDRAW;
+	m.slot = slot;
+	m.gen = gen;
+	m.region = region;
+	m.off = off;
+	m.len = len;
 	tell(&m, NULL, 0);
 }
 
@@ -462,6 +505,7 @@ void xvm_link_handle(void)
 	static unsigned vain;
 	const struct xvm_shm_table *t = atomic_load(&xvm_link_table);
 	int fds[XVM_PROTO_FDS], r = 0, s;
+	bool reset = false;
 	struct xvm_msg m;
 
 	/* One thread handles; a signal handler that interrupts it goes on its way. */
@@ -472,6 +516,11 @@ void xvm_link_handle(void)
 		if (s < 0)
 			break;
 		r = xvm_proto_recv(s, &m, fds, MSG_DONTWAIT);
+		/* It had not read all that we sent: said once, before what it had sent itself. */
+		if (r == -ECONNRESET && !reset) {
+			reset = true;
+			continue;
+		}
 		if (r < 0)
 			break;
 		/* We count what has come, not what was announced: it is announced before it is

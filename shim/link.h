@@ -40,6 +40,17 @@ bool xvm_link_lost(void);
 
 /* Handle what xvmd has sent; cheap where it has sent nothing. */
 void xvm_link_handle(void);
+/* Do we use regions, so that a daemon is to know of us? And who is about to sleep looks whether
+ * there is another: a few times a second, connected or not. */
+extern _Atomic bool xvm_link_regions;
+void xvm_link_look(void);
+static inline void xvm_link_care(void)
+{
+	if (__builtin_expect(atomic_load_explicit(&xvm_link_regions, memory_order_relaxed), 0))
+		xvm_link_look();
+}
+/* How often we have come to a daemon: what was offered to an earlier one is answered by nobody. */
+extern _Atomic uint32_t xvm_link_count;
 extern uint64_t xvm_link_seen;
 extern uint32_t xvm_link_id;
 static inline void xvm_link_poll(void)
@@ -68,6 +79,8 @@ static inline uint64_t xvm_link_peer_mask(const struct xvm_peer *p)
 				    memory_order_acquire);
 }
 void xvm_link_drop(uint32_t slot, uint32_t gen, bool paired); /* withdraw or unpair */
+/* The offer was made to a former daemon. len != 0: its piece is not used any more. */
+void xvm_link_return(uint32_t slot, uint32_t gen, unsigned region, uint64_t off, uint32_t len);
 int xvm_link_waker(struct xvm_waker *w);
 
 /* Rule W2: ring eventfd index of a peer for its sleep seq, unless that was done. False: not had. */

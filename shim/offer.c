@@ -75,12 +75,12 @@ static bool offer_half(struct xvm_sock *s, int fd, int half_fd, uint64_t off, ui
 	atomic_fetch_and(&ep->flags, ~XVM_EPF_SEEN);
 	atomic_store(&ep->state, XVM_EP_OFFERED);
 	atomic_store(&ep->reason, XVM_R_OFFERED);
+	s->piece = off;
 	if (xvm_link_offer(s, fd, half_fd, off, len) == 0) {
 		XVM_COUNT(offers);
 		xvm_log(2, "fd %d: offered\n", fd);
 		return true;
 	}
-	atomic_store(&s->offered_to, 0);
 	return false;
 }
 
@@ -210,6 +210,7 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd)
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;
 	/* One thread tries; OFFERED while it does, so that nobody else starts. */
+	atomic_store(&s->offered_to, 0);
 	if (!atomic_compare_exchange_strong(&ep->state, &candidate, XVM_EP_OFFERED))
 		return false;
 	atomic_store(&ep->pid, xvm_pid());
@@ -262,8 +263,10 @@ static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
 
 void xvm_offer_lapsed(struct xvm_sock *s)
 {
-	/* A fork's child has no half: the offer is its parent's. */
-	if (atomic_load(&s->ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm)
+	/* A fork's child has no half: the offer is its parent's. In a region, the next daemon may
+	 * answer it yet: xvm_offer_again(). */
+	if (atomic_load(&s->ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm ||
+	    atomic_load(&s->ep->medium) != XVM_MEDIUM_MEMFD)
 		return;
 	xvm_half_close(&s->mine);
 	atomic_store(&s->offered_to, 0);
@@ -281,6 +284,42 @@ void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why)
 	stay(s, fd, why < XVM_R_COUNT ? why : XVM_R_RULE);
 	XVM_COUNT(refused);
 	xvm_sock_put(s);
+}
+
+static void again(struct xvm_sock *s, int fd, unsigned region, bool kept)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	/* By that name it is known, and may be answered yet between the daemons. */
+	xvm_link_return(s->slot, s->gen, region, s->piece,
+			kept ? XVM_HALF_CTL + s->mine.ring_size : 0);
+	if (xvm_holders_other(ep, false)) {
+		stay(s, fd, XVM_R_NO_DAEMON); /* they go by the name too */
+		return;
+	}
+	xvm_log(2, "fd %d: to be offered again\n", fd);
+	xvm_half_close(&s->mine);
+	s->gen = atomic_fetch_add(&ep->gen, 1) + 1;
+	atomic_store(&ep->reason, XVM_R_NEW);
+	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+}
+
+void xvm_offer_again(unsigned region, bool kept)
+{
+	uint32_t link = atomic_load(&xvm_link_count), by;
+	struct xvm_sock *s, *got;
+	int fd;
+
+	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));) {
+		by = atomic_load(&s->offered_to);
+		if (!by || by == link || atomic_load(&s->ep->medium) != XVM_MEDIUM_REGION + region)
+			continue;
+		got = offered_get(s->slot, s->gen, &fd);
+		if (!got)
+			continue;
+		again(got, fd, region, kept);
+		xvm_sock_put(got);
+	}
 }
 
 void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,

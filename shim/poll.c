@@ -36,6 +36,7 @@ static inline __attribute__((always_inline)) bool poll_ours(struct pollfd *fds, 
 {
 	unsigned tracked;
 
+	xvm_link_care();
 	xvm_link_poll();
 	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1))
@@ -72,6 +73,7 @@ static bool ppoll_ours(struct pollfd *fds, nfds_t n, const struct timespec *ts,
 	unsigned tracked;
 	int64_t ns;
 
+	xvm_link_care();
 	xvm_link_poll();
 	tracked = count(fds, n);
 	if (__builtin_expect(tracked == 0, 1) || !xvm_wait_ns(ts, &ns))

@@ -365,6 +365,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 		atomic_fetch_sub(&s->asleep, 1);
 		return -EBADF; /* closed by another thread just when this one came in */
 	}
+	xvm_link_care();
 	xvm_link_poll();
 	obey(s, fd);
 	if (ring && spin(s, what)) {

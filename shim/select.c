@@ -232,6 +232,7 @@ static bool ours(int n, fd_set *in, fd_set *out, fd_set *ex, int64_t ns, const s
 
 	if (n <= 0 || !xvm_fdtab)
 		return false;
+	xvm_link_care();
 	xvm_link_poll();
 	/* Nothing of ours is higher. */
 	s.n = atomic_load_explicit(&xvm_fdtab_hi, memory_order_relaxed);

@@ -136,10 +136,14 @@ void xvm_sock_dispose(struct xvm_file *f)
 {
 	struct xvm_sock *s = (struct xvm_sock *)f;
 	struct xvm_shm_ep *ep = s->ep;
+	bool last;
 
 	xvm_ending_kept(s);
 	atomic_store(&by_slot[s->slot], NULL);
-	if (s->mine.shm)
+	/* Not closed by a call of ours, if nobody has let go yet: its number was used again. */
+	last = s->last || xvm_holders_release(s);
+	/* A pair is over when nobody reads the peer's half any more: a fork may. */
+	if (s->mine.shm && (last || !atomic_load(&s->paired)))
 		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
 	atomic_store(&s->paired, 0);
 	if (!xvm_conf.sandboxed) { /* which may know no munmap(): there will be no more of them */
@@ -152,8 +156,7 @@ void xvm_sock_dispose(struct xvm_file *f)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;
 	atomic_store(&f->kind, XVM_FILE_NONE);
-	/* Not closed by a call of ours, if nobody has let go yet: its number was used again. */
-	if (s->last || xvm_holders_release(s))
+	if (last)
 		xvm_arena_free(xvm_arena, ep);
 	xvm_pool_put(&socks, s);
 }

@@ -32,10 +32,12 @@ struct xvm_sock {
 	_Atomic uint32_t asleep; /* calls that wait for it */
 	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;
-	struct xvm_peer *proc;	     /* the process at the other end */
-	uint64_t cookie;	     /* SO_COOKIE, once paired */
-	uint64_t res_seq;	     /* the table when the peer's address was last looked up */
-	_Atomic uint32_t offered_to; /* which daemon was told of the offer; 0 where there is none */
+	struct xvm_peer *proc; /* the process at the other end */
+	uint64_t cookie;       /* SO_COOKIE, once paired */
+	uint64_t res_seq;      /* the table when the peer's address was last looked up */
+	_Atomic uint32_t
+		offered_to; /* xvm_link_count when it was offered; 0: that is not done yet */
+	uint64_t piece;	    /* where its half lies, in a region */
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
@@ -132,6 +134,9 @@ void xvm_offer_seen(uint32_t slot, uint32_t gen);
 /* The daemon that it was made to is gone: it may be offered anew. */
 void xvm_offer_lapsed(struct xvm_sock *s);
 void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why);
+/* A daemon speaks of a region that a former one has told us of. What was offered to that and not
+ * answered may be offered again. kept: pieces are still ours, to give back. */
+void xvm_offer_again(unsigned region, bool kept);
 void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struct xvm_half *half,
 		      struct xvm_peer *proc);
 

@@ -14,7 +14,9 @@
 #define DRY_NS 1000000000ull
 
 struct region {
-	_Atomic int fd; /* 0: not ours */
+	_Atomic int fd;		  /* 0: not ours */
+	_Atomic bool stale;	  /* a former daemon has said so, and this one nothing yet */
+	void *life, *vector_life; /* mapped as long as we, and forks, use the region; our vector */
 	uint64_t off, len;
 	_Atomic(volatile uint32_t *) doorbell;
 	_Atomic uint32_t asked;		/* for pieces, not answered */
@@ -108,7 +110,7 @@ int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off
 	int r, fd = atomic_load(&g->fd);
 	uint64_t word;
 
-	if (region >= XVM_VM_REGIONS || !fd)
+	if (region >= XVM_VM_REGIONS || !fd || atomic_load(&g->stale))
 		return -ENODEV;
 	word = find(g);
 	if (!word) {
@@ -235,16 +237,85 @@ bool xvm_vm_ring(struct xvm_peer *p, unsigned vector)
 
 /* ---- what xvmd says --------------------------------------------------------- */
 
-static void region(struct region *g, const struct xvm_msg *m, int *fd)
+/* How the daemon knows that somebody is alive (detect/life.h): by a mapping, whatever it is of. */
+static bool live(void **map, int fd)
 {
+	long p = xvm_sys(SYS_mmap, 0, 4096, PROT_NONE, MAP_SHARED, fd, 0);
+
+	if (xvm_sys_failed(p))
+		return false;
+	/* Never without: the one of a former daemon goes when this is there. */
+	if (*map)
+		xvm_sys(SYS_munmap, *map, 4096);
+	*map = (void *)p;
+	return true;
+}
+
+static void forget(struct region *g)
+{
+	int fd = atomic_exchange(&g->fd, 0);
+
+	atomic_store(&g->stale, false);
+	if (!fd)
+		return;
+	xvm_fd_unhide_close(fd);
+	atomic_store(&g->asked, 0);
+	atomic_store(&g->dry_until, 0);
+	for (int k = 0; k < PIECES; k++)
+		atomic_store(&g->piece[k], 0);
+	/* Sockets that are paired go on with the peers that they have; what comes may have
+	 * other eventfds by the same numbers. The doorbell is the device's. */
+	for (int k = 0; k < XVM_VM_PEERS; k++)
+		atomic_store(&g->peer[k], NULL);
+}
+
+/* What a former daemon has told us of it holds, or not. */
+static void renew(unsigned index, const struct xvm_msg *m)
+{
+	struct region *g = &regions[index];
+	bool kept = m->arg2 & XVM_REGION_KEPT && g->off == m->off && g->len == m->len;
+
+	if (!kept || !(m->arg2 & XVM_REGION_VECTORS))
+		xvm_waker_no_vectors((int)index);
+	xvm_offer_again(index, kept);
+	if (kept) {
+		/* What was asked of the former daemon and not answered will not be. */
+		atomic_store(&g->asked, 0);
+		atomic_store(&g->dry_until, 0);
+		atomic_store(&g->stale, false);
+		return;
+	}
+	/* Former halves may be mapped yet, so that life goes on. */
+	g->life = g->vector_life = NULL;
+	forget(g);
+}
+
+static void region(unsigned index, const struct xvm_msg *m, int *fds)
+{
+	struct region *g = &regions[index];
 	int none = 0;
 
-	if (*fd < 0 || !m->len || m->off > INT64_MAX || m->len > INT64_MAX - m->off)
+	if (fds[0] < 0 || !m->len || m->off > INT64_MAX || m->len > INT64_MAX - m->off)
+		return;
+	if (atomic_load(&g->stale))
+		renew(index, m);
+	if (fds[1] >= 0 && !live(&g->life, fds[1]))
+		return;
+	if (atomic_load(&g->fd))
 		return;
 	g->off = m->off;
 	g->len = m->len;
-	if (atomic_compare_exchange_strong(&g->fd, &none, xvm_fd_hide(*fd)))
-		*fd = -1;
+	if (atomic_compare_exchange_strong(&g->fd, &none, xvm_fd_hide(fds[0])))
+		fds[0] = -1;
+	atomic_store_explicit(&xvm_link_regions, true, memory_order_relaxed);
+}
+
+static void vector(struct region *g, const struct xvm_msg *m, int *fds)
+{
+	if (fds[0] < 0 || (fds[1] >= 0 && !live(&g->vector_life, fds[1])))
+		return;
+	if (xvm_waker_adopt(fds[0], m->region, m->arg))
+		fds[0] = -1;
 }
 
 static void doorbell(struct region *g, const struct xvm_msg *m, int fd)
@@ -289,7 +360,7 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 	g = &regions[m->region];
 	switch (m->type) {
 	case XVM_MSG_REGION:
-		region(g, m, &fds[0]);
+		region(m->region, m, fds);
 		break;
 	case XVM_MSG_DOORBELL:
 		doorbell(g, m, fds[0]);
@@ -298,8 +369,7 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 		peer_vector(m, &fds[0]);
 		break;
 	case XVM_MSG_VECTOR:
-		if (fds[0] >= 0 && xvm_waker_adopt(fds[0], m->region, m->arg))
-			fds[0] = -1;
+		vector(g, m, fds);
 		break;
 	case XVM_MSG_PIECE:
 		piece(g, m);
@@ -309,31 +379,27 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 	}
 }
 
+void xvm_vm_stale(void)
+{
+	for (int i = 0; i < XVM_VM_REGIONS; i++)
+		if (atomic_load(&regions[i].fd))
+			atomic_store(&regions[i].stale, true);
+}
+
 void xvm_vm_forked(void)
 {
 	atomic_store(&self, 0);
-	xvm_vm_reset();
-}
-
-void xvm_vm_reset(void)
-{
-	xvm_waker_no_vectors();
+	xvm_waker_no_vectors(-1);
 	for (int i = 0; i < XVM_VM_REGIONS; i++) {
 		struct region *g = &regions[i];
-		int fd = atomic_exchange(&g->fd, 0);
 
-		if (!fd)
-			continue;
-		xvm_fd_unhide_close(fd);
-		atomic_store(&g->asked, 0);
-		atomic_store(&g->dry_until, 0);
-		for (int k = 0; k < PIECES; k++)
-			atomic_store(&g->piece[k], 0);
-		/* Sockets that are paired go on with the peers that they have; what comes may have
-		 * other eventfds by the same numbers. The doorbell is the device's. */
-		for (int k = 0; k < XVM_VM_PEERS; k++)
-			atomic_store(&g->peer[k], NULL);
+		/* What is mapped of pieces we inherit, and with it the life. */
+		if (g->vector_life)
+			xvm_sys(SYS_munmap, g->vector_life, 4096);
+		g->vector_life = NULL;
+		forget(g);
 	}
+	atomic_store_explicit(&xvm_link_regions, false, memory_order_relaxed);
 }
 
 void xvm_vm_moved(int from, int to)

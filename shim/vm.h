@@ -31,8 +31,9 @@ int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **p
 /* Ring a vector of another machine. False: not to be had. */
 bool xvm_vm_ring(struct xvm_peer *p, unsigned vector);
 
-/* The daemon is another, or this is the child of a fork: nothing of the above is ours any more. */
-void xvm_vm_reset(void);
+/* The daemon is another: what it says of a region will show whether that is still ours. */
+void xvm_vm_stale(void);
+/* This is the child of a fork: nothing of the above is ours any more. */
 void xvm_vm_forked(void);
 /* A descriptor of ours was moved. */
 void xvm_vm_moved(int from, int to);

@@ -85,10 +85,19 @@ bool xvm_waker_adopt(int fd, unsigned region, unsigned vector)
 	return false;
 }
 
-void xvm_waker_no_vectors(void)
+void xvm_waker_no_vectors(int region)
 {
 	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
-		wakers[i].vector = 0;
+		if (region < 0 || wakers[i].region == (unsigned)region)
+			wakers[i].vector = 0;
+}
+
+bool xvm_waker_has_vector(unsigned region)
+{
+	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
+		if (wakers[i].vector && wakers[i].region == region)
+			return true;
+	return false;
 }
 
 struct xvm_waker *xvm_waker_get(void)

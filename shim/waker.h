@@ -23,9 +23,10 @@ void xvm_waker_put(struct xvm_waker *w);
 
 /* This eventfd is rung by a vector of our machine as well: a waker more. False: no room for it. */
 bool xvm_waker_adopt(int fd, unsigned region, unsigned vector);
-/* Another daemon may give those vectors to others: the eventfds stay, and nobody is told of a
- * vector. */
-void xvm_waker_no_vectors(void);
+/* Those vectors, of a region or (-1) of all, are ours no more: the eventfds stay, and nobody is
+ * told of a vector. */
+void xvm_waker_no_vectors(int region);
+bool xvm_waker_has_vector(unsigned region);
 
 static inline uint64_t xvm_waker_next(struct xvm_waker *w)
 {

@@ -194,13 +194,14 @@ void xvm_mailbox_init(struct xvm_mailbox *m, struct xvm_shm_box *mine,
 }
 
 void xvm_mailbox_resume(struct xvm_mailbox *m, struct xvm_shm_box *mine,
-			const struct xvm_shm_box *theirs)
+			const struct xvm_shm_box *theirs, bool same_run)
 {
 	xvm_mailbox_init(m, mine, theirs);
 	/* Whatever these words are, the host judges them when it sees them. */
 	m->head = atomic_load_explicit(&mine->head, memory_order_relaxed);
 	m->stuck = atomic_load_explicit(&mine->stuck, memory_order_relaxed);
-	m->tail = atomic_load_explicit(&theirs->head, memory_order_acquire);
+	m->tail =
+		atomic_load_explicit(same_run ? &mine->tail : &theirs->head, memory_order_acquire);
 	m->stuck_seen = atomic_load_explicit(&theirs->stuck, memory_order_relaxed);
 	atomic_store_explicit(&mine->tail, m->tail, memory_order_release);
 }

@@ -84,7 +84,7 @@ struct xvm_letter {
 	uint32_t flags;
 	uint32_t pad[2];
 	uint64_t off, len;
-	uint64_t run; /* another each time that a guest boots: made of its boot_id */
+	uint64_t run; /* another each time that a guest boots: REGION.md, Restart */
 };
 static_assert(sizeof(struct xvm_letter) == 136, "layout is ABI");
 
@@ -209,10 +209,10 @@ struct xvm_mailbox {
 /* Both boxes are zero: a VM has just been let in. */
 void xvm_mailbox_init(struct xvm_mailbox *m, struct xvm_shm_box *mine,
 		      const struct xvm_shm_box *theirs);
-/* A guest's xvmd after its predecessor: go on where that one stopped, and read nothing old. The
- * host's letters up to the welcome are the predecessor's. */
+/* A guest's xvmd after its predecessor: go on where that one stopped. In another run nothing old is
+ * to be read; in the same one some letters may be read twice, but none is left out. */
 void xvm_mailbox_resume(struct xvm_mailbox *m, struct xvm_shm_box *mine,
-			const struct xvm_shm_box *theirs);
+			const struct xvm_shm_box *theirs, bool same_run);
 
 /* 0, and the reader is to be rung; -EAGAIN: no room, it will ring; -EPROTO: the reader's tail makes
  * no sense. */

@@ -230,7 +230,7 @@ static void tell(struct prog *p, uint32_t type, uint8_t b)
 static void say(const struct xvm_letter *l)
 {
 	if (xvm_mailbox_put(&box, l) == -EPROTO)
-		xvm_mailbox_resume(&box, box.mine, box.theirs);
+		xvm_mailbox_resume(&box, box.mine, box.theirs, false);
 	step();
 }
 

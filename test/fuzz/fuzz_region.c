@@ -131,7 +131,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 					abort();
 			break;
 		case 6:
-			xvm_mailbox_resume(&at_guest, at_guest.mine, at_guest.theirs);
+			xvm_mailbox_resume(&at_guest, at_guest.mine, at_guest.theirs, false);
 			break;
 		default:
 			scribble(&in);

@@ -198,7 +198,7 @@ static void write_letter(int i, const struct xvm_letter *l)
 	struct guest *v = &guest[i];
 
 	if (xvm_mailbox_put(&v->box, l) == -EPROTO)
-		xvm_mailbox_resume(&v->box, v->box.mine, v->box.theirs);
+		xvm_mailbox_resume(&v->box, v->box.mine, v->box.theirs, false);
 	xvm_fd_ring(v->vm->bell);
 }
 
@@ -332,7 +332,7 @@ static void nothing_is_left(void)
 		places++;
 	if (vms || g->n_vms || d.pairing.count || xvm_pairs_count(&d) || places != 1 ||
 	    g->book.lent || d.n_conns ||
-	    d.fds != 1 + g->region.vectors + 3 + numbers * g->region.vectors) {
+	    d.fds != 1 + g->region.vectors + 4 + numbers * g->region.vectors) {
 		fprintf(stderr, "left: %u VMs, %u offers, %u pairs, %u places, %u fds\n", vms,
 			d.pairing.count, xvm_pairs_count(&d), places, d.fds);
 		abort();
@@ -368,7 +368,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 					send(guest[i].sock, "x", 1, MSG_NOSIGNAL);
 				else
 					xvm_mailbox_resume(&guest[i].box, guest[i].box.mine,
-							   guest[i].box.theirs);
+							   guest[i].box.theirs, false);
 				break;
 			default:
 				letter(i, &in);

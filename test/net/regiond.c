@@ -4,9 +4,11 @@
  * memfd, and are told of it as REGION.md says. So the shim's part in that is tried without a
  * machine.
  *
- *   regiond PATH ADDR... [novectors] [dry]     ADDR: what lives in another machine
+ *   regiond PATH ADDR... [novectors] [dry] [machines]     ADDR: what lives in another machine
  *
- * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece.
+ * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece. machines:
+ * those in one network namespace are in one machine, which has one vector: the next gets it when
+ * its owner has gone.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -20,6 +22,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -40,13 +43,15 @@ struct offer {
 
 static struct pollfd fds[CLIENTS + 1];
 static unsigned nclients;
-static int vector[CLIENTS][VECTORS];
+static unsigned machine[CLIENTS]; /* of a client */
+static ino_t netns[CLIENTS];	  /* of a machine */
+static int vector[CLIENTS][VECTORS], owner[CLIENTS];
 static struct offer offers[4096];
 static struct xvm_shm_table *table;
 static int table_fd, region_fd;
 static uint64_t next_piece;
 static unsigned leased[CLIENTS];
-static bool vectors = true, dry;
+static bool vectors = true, dry, machines;
 
 static void die(const char *what)
 {
@@ -94,30 +99,73 @@ static void say(unsigned c, const struct xvm_msg *m, const int *f, int n)
 		fprintf(stderr, "client %u does not listen\n", c);
 }
 
+/* Its machine's number; all of them are numbered from 0, and there are as many as clients at most.
+ */
+static unsigned find_machine(unsigned c)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	char path[40];
+	struct stat st;
+	unsigned m;
+
+	if (!machines)
+		return c;
+	if (getsockopt(fds[c].fd, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+		die("credentials");
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", cred.pid);
+	if (stat(path, &st))
+		die(path);
+	for (m = 0; m < c && netns[m] && netns[m] != st.st_ino; m++)
+		;
+	netns[m] = st.st_ino;
+	return m;
+}
+
+/* Client c learns how to ring machine m. */
+static void tell_vectors(unsigned c, unsigned m)
+{
+	struct xvm_msg msg = {.type = XVM_MSG_PEER_VECTOR, .arg2 = m};
+
+	for (unsigned v = 0; v < VECTORS; v++) {
+		msg.arg = v + 1;
+		say(c, &msg, &vector[m][v], 1);
+	}
+}
+
+static void give_vectors(unsigned c)
+{
+	struct xvm_msg msg = {.type = XVM_MSG_VECTOR};
+
+	for (unsigned v = 0; v < (machines ? 1 : VECTORS); v++) {
+		msg.arg = v + 1;
+		say(c, &msg, &vector[machine[c]][v], 1);
+	}
+	owner[machine[c]] = (int)c;
+}
+
 static void welcome(unsigned c)
 {
 	struct xvm_msg m = {.type = XVM_MSG_WELCOME, .arg = XVM_PROTO_VERSION, .arg2 = c};
+	unsigned mine = machine[c] = find_machine(c);
+	bool fresh = !vector[mine][0];
 
 	m.arg64 = atomic_load(&table->mail[c]) + 1;
 	say(c, &m, &table_fd, 1);
-	m = (struct xvm_msg){.type = XVM_MSG_REGION, .len = REGION, .arg = c};
+	m = (struct xvm_msg){.type = XVM_MSG_REGION, .len = REGION, .arg = mine};
 	say(c, &m, &region_fd, 1);
-	for (unsigned v = 0; vectors && v < VECTORS; v++) {
-		vector[c][v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		m = (struct xvm_msg){.type = XVM_MSG_VECTOR, .arg = v + 1};
-		say(c, &m, &vector[c][v], 1);
-	}
-	for (unsigned i = 0; vectors && i < nclients; i++) {
-		for (unsigned v = 0; v < VECTORS; v++) {
-			if (fds[i].fd < 0)
-				continue;
-			m = (struct xvm_msg){.type = XVM_MSG_PEER_VECTOR, .arg = v + 1, .arg2 = i};
-			say(c, &m, &vector[i][v], 1);
-			m.arg2 = c;
-			if (i != c)
-				say(i, &m, &vector[c][v], 1);
-		}
-	}
+	if (!vectors)
+		return;
+	for (unsigned v = 0; fresh && v < VECTORS; v++)
+		vector[mine][v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fresh || owner[mine] < 0)
+		give_vectors(c);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		if (vector[i][0] && (i != mine || !machines))
+			tell_vectors(c, i);
+	for (unsigned i = 0; fresh && i < nclients; i++)
+		if (fds[i].fd >= 0 && i != c && machine[i] != mine)
+			tell_vectors(i, mine);
 }
 
 static void lease(unsigned c, const struct xvm_msg *in)
@@ -140,7 +188,7 @@ static void paired(const struct offer *o, uint32_t role, const struct offer *pee
 			    .slot = o->slot,
 			    .gen = o->gen,
 			    .arg = role,
-			    .arg2 = peer->client,
+			    .arg2 = machine[peer->client],
 			    .off = peer->off,
 			    .len = peer->len};
 
@@ -191,6 +239,8 @@ static void message(unsigned c)
 	if (r < 0) {
 		close(fds[c].fd);
 		fds[c].fd = -1;
+		if (owner[machine[c]] == (int)c)
+			owner[machine[c]] = -1;
 		return;
 	}
 	switch (m.type) {
@@ -219,7 +269,7 @@ int main(int argc, char **argv)
 	void *map;
 
 	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
-		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry]\n");
+		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry] [machines]\n");
 		return 2;
 	}
 	table_fd = make("table", sizeof(*table), &map);
@@ -230,6 +280,8 @@ int main(int argc, char **argv)
 	for (int i = 2; i < argc; i++) {
 		if (!strcmp(argv[i], "novectors"))
 			vectors = false;
+		else if (!strcmp(argv[i], "machines"))
+			machines = true;
 		else if (!strcmp(argv[i], "dry"))
 			dry = true;
 		else

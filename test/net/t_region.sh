@@ -69,3 +69,18 @@ flows "$B4" 3
 regiond dry
 flows "$B4" 1
 (($(counter enters) >= 1)) || fail "with a piece for one, that one did not enter"
+
+step "a vector goes from one process to the next"
+regiond machines
+bg client xvm a env XVM_LOG=3 XVM_SPIN_US=0 python3 "$SRC/test/net/hands.py" connect "$B4" 7200 6 300
+c=$PID
+for i in 1 2 3 4 5 6; do
+	bg "server-$i" xvm b env XVM_LOG=3 XVM_SPIN_US=0 python3 "$SRC/test/net/hands.py" serve "$B4" 7200 300
+	s=$PID
+	wait_for 60 grep -q "round $i" "$T/client.log" || fail "round $i: $(tail -n 40 "$T/client.log" "$T/server-$i.log" "$T/regiond.log")"
+	wait "$s" || true
+	unset "BG[$s]"
+done
+finished "$c"
+(($(counter enters) >= 6)) || fail "$(counter enters) of 6 connections entered"
+(($(counter rings) > 1000)) || fail "no vectors were rung: $(tail -n 20 "$T/client.log")"

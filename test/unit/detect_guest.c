@@ -270,21 +270,30 @@ static uint32_t flags_of(const char *addr)
 
 struct prog {
 	int sock, arena;
+	int life, vector_life; /* what it has mapped */
 	struct xvm_shm_arena *mem;
 	uint32_t slot, gen;
 };
 
-static struct prog run_as(uid_t uid)
+/* It comes to this xvmd. */
+static void connect_as(struct prog *p, uid_t uid)
 {
 	struct xvm_msg m = {
 		.type = XVM_MSG_HELLO, .arg = XVM_PROTO_VERSION, .pid = getpid(), .text = "t"};
-	struct prog p = {0};
-	void *mem;
 	int sv[2];
 
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
 	cr_assert_not_null(xvm_conn_new(&d, sv[1], getpid(), uid));
-	p.sock = sv[0];
+	p->sock = sv[0];
+	cr_assert_eq(xvm_proto_send(p->sock, &m, &p->arena, 1), 0);
+	step();
+}
+
+static struct prog run_as(uid_t uid)
+{
+	struct prog p = {.life = -1, .vector_life = -1};
+	void *mem;
+
 	p.arena = xvm_memfd_make("arena", XVM_ARENA_EP_OFF + 16 * sizeof(struct xvm_shm_ep), &mem);
 	cr_assert_geq(p.arena, 0);
 	p.mem = mem;
@@ -293,8 +302,7 @@ static struct prog run_as(uid_t uid)
 	p.mem->ep_size = sizeof(struct xvm_shm_ep);
 	p.mem->ep_max = XVM_ARENA_EPS;
 	p.mem->ep_off = XVM_ARENA_EP_OFF;
-	cr_assert_eq(xvm_proto_send(p.sock, &m, &p.arena, 1), 0);
-	step();
+	connect_as(&p, uid);
 	return p;
 }
 
@@ -307,12 +315,26 @@ static struct xvm_msg get(struct prog *p, int *fd)
 	step();
 	if (xvm_proto_recv(p->sock, &m, fds, MSG_DONTWAIT))
 		return (struct xvm_msg){0};
-	for (i = 0; i < m.nfds; i++)
-		if (fd && !i)
+	if (m.nfds == 2) {
+		int *life = m.type == XVM_MSG_REGION ? &p->life : &p->vector_life;
+
+		close(*life);
+		*life = fds[1];
+	}
+	for (i = 0; i < m.nfds && i < 1; i++)
+		if (fd)
 			*fd = fds[0];
 		else
 			close(fds[i]);
 	return m;
+}
+
+/* By whatever kind of death. */
+static void die(struct prog *p)
+{
+	close(p->sock);
+	close(p->life);
+	close(p->vector_life);
 }
 
 static struct xvm_msg want(struct prog *p, uint32_t type)
@@ -694,7 +716,7 @@ Test(guest, a_program_that_dies)
 	a = offer(&p, &piece, s[0]);
 	b = offer(&p, &second, t[0]);
 	say(paired(a));
-	close(p.sock);
+	die(&p);
 	cr_assert_eq(g->book.lent, 3 * LEN);
 	cr_assert_eq(hear().slot, b.slot, "withdrawn");
 	f = fence();
@@ -737,7 +759,7 @@ Test(guest, only_what_it_was_lent)
 				;
 		if (i)
 			cr_assert_eq(recv(p.sock, &c, 1, MSG_DONTWAIT), 0, "%zu: dropped", i);
-		close(p.sock);
+		die(&p);
 		step();
 	}
 	cr_assert(g->up);
@@ -763,11 +785,20 @@ Test(guest, another_neighbour_than_the_host_says)
 	cr_assert_eq(offer(&p, &piece, s[0]).type, XVM_LETTER_OFFER);
 }
 
-static void another_xvmd(void)
+static int error_of(int sock)
+{
+	char c;
+
+	return recv(sock, &c, 1, MSG_DONTWAIT) < 0 ? errno : 0;
+}
+
+static void another_xvmd(bool killed)
 {
 	char err[16];
 
-	/* As if it had been killed: nothing is said to anybody, and the file stays. */
+	/* Else it says that it ends. */
+	if (killed)
+		g->broken = "killed";
 	xvm_daemon_exit(&d);
 	ev_loop_destroy(d.loop);
 	g = NULL;
@@ -777,32 +808,332 @@ static void another_xvmd(void)
 	cr_assert_eq(xvm_daemon_init(&d), 0);
 }
 
-/* Who was lent it may still write to it, though a new run has begun. */
-Test(guest, what_the_last_xvmd_has_lent)
+/* What the shim writes into its arena: where the socket is. */
+static void note(struct prog *p, uint32_t slot, int fd)
 {
-	struct xvm_msg a, b, c;
+	struct xvm_shm_ep *ep = xvm_arena_ep(p->mem, slot);
+
+	ep->state = XVM_EP_PAIRED;
+	ep->gen = slot; /* as offer() numbers them */
+	ep->pid = getpid();
+	ep->fd = fd;
+	p->mem->ep_hi = slot + 1;
+}
+
+/* It finds that there is another xvmd. */
+static struct xvm_msg come_back(struct prog *p)
+{
+	struct xvm_msg m;
+
+	close(p->sock);
+	connect_as(p, getuid());
+	want(p, XVM_MSG_WELCOME);
+	m = want(p, XVM_MSG_REGION);
+	want(p, XVM_MSG_DOORBELL);
+	return m;
+}
+
+static void time_passes(void)
+{
+	ev_feed_event(d.loop, &g->watch, EV_TIMER);
+	step();
+}
+
+/* A pair, and the piece of its half. */
+static struct xvm_letter a_pair(struct prog *p, struct xvm_msg *piece, int s[2])
+{
+	struct xvm_letter l;
+
+	*piece = lease(p);
+	tcp(s);
+	l = offer(p, piece, s[0]);
+	say(paired(l));
+	want(p, XVM_MSG_PAIRED);
+	note(p, l.slot, s[0]);
+	return l;
+}
+
+static void same(struct xvm_letter l, uint32_t type, struct xvm_letter of)
+{
+	cr_assert_eq(l.type, type, "type %u, not %u", l.type, type);
+	cr_assert(l.client == of.client && l.slot == of.slot && l.gen == of.gen);
+}
+
+static void a_restart(bool killed)
+{
+	struct xvm_msg piece, m, n;
+	struct prog p, q;
+	struct xvm_letter l;
+	uint64_t run_id = up();
+	int s[2], t[2];
+
+	p = run();
+	l = a_pair(&p, &piece, s);
+	another_xvmd(killed);
+	if (!killed)
+		cr_assert_eq(hear().type, XVM_LETTER_BYE);
+	cr_assert_eq(hear().type, 0, "pairs go on");
+	look();
+	cr_assert_eq(hello().run, run_id);
+	cr_assert_eq(g->book.lent, LEN);
+	/* A program that has nothing yet; and not before we are welcome. */
+	q = run_as(getuid());
+	want(&q, XVM_MSG_WELCOME);
+	cr_assert_eq(get(&q, NULL).type, 0);
+	welcome(run_id);
+	m = want(&q, XVM_MSG_REGION);
+	cr_assert_eq(m.arg2, 0);
+	want(&q, XVM_MSG_DOORBELL);
+	n = lease(&q);
+	cr_assert_neq(n.off, piece.off);
+	tcp(t);
+	cr_assert_gt(offer(&q, &n, t[0]).client, l.client, "another name");
+	/* It did not even notice; its name for the connection is what it was. */
+	m = come_back(&p);
+	cr_assert_eq(m.arg2, XVM_REGION_KEPT | XVM_REGION_VECTORS);
+	cr_assert_eq(error_of(s[0]), EAGAIN);
+	cr_assert_eq(hear().type, 0);
+	over(&p, XVM_MSG_UNPAIR, l);
+	same(hear(), XVM_LETTER_UNPAIR, l);
+	cr_assert_eq(g->book.lent, 2 * LEN);
+	say(about(l, XVM_LETTER_FREED));
+	cr_assert_eq(g->book.lent, LEN);
+}
+
+Test(guest, xvmd_is_killed_and_another_comes)
+{
+	a_restart(true);
+}
+
+Test(guest, xvmd_ends_and_another_comes)
+{
+	a_restart(false);
+}
+
+/* Letters, and changes, in the time between. */
+Test(guest, what_happens_while_there_is_no_xvmd)
+{
+	struct xvm_letter dies, closes, lost, gone, offered;
+	struct xvm_msg piece, m;
+	struct prog p, q;
+	uint64_t run_id = up();
+	int s[2], t[2], u[2], v[2], w[2];
+
+	q = run();
+	dies = a_pair(&q, &piece, s);
+	p = run();
+	closes = a_pair(&p, &piece, t);
+	lost = a_pair(&p, &piece, u);
+	gone = a_pair(&p, &piece, v);
+	piece = lease(&p);
+	tcp(w);
+	offered = offer(&p, &piece, w[0]);
+	cr_assert_eq(g->book.lent, 5 * LEN);
+	/* One more that it was lent. */
+	m = lease(&p);
+	another_xvmd(true);
+	close(q.sock);
+	close(q.life);
+	xvm_arena_ep(p.mem, closes.slot)->gen++;
+	cr_assert_eq(xvm_mailbox_put(&box, &(struct xvm_letter){.type = XVM_LETTER_GONE,
+								.peer = 3,
+								.peer_gen = 5}),
+		     0);
+	gone = paired(offered);
+	cr_assert_eq(xvm_mailbox_put(&box, &gone), 0);
+	look();
+	cr_assert_eq(hello().run, run_id);
+	same(hear(), XVM_LETTER_UNPAIR, offered);
+	welcome(run_id);
+	/* Said again, as the host may not have listened yet. */
+	same(hear(), XVM_LETTER_UNPAIR, offered);
+	same(hear(), XVM_LETTER_UNPAIR, dies);
+	cr_assert_eq(hear().type, 0, "%u", lost.slot);
+	come_back(&p);
+	same(hear(), XVM_LETTER_UNPAIR, closes);
+	cr_assert_eq(hear().type, 0);
+	/* What it does not use after all. */
+	tell(&p,
+	     (struct xvm_msg){.type = XVM_MSG_WITHDRAW,
+			      .slot = offered.slot,
+			      .gen = offered.gen,
+			      .off = piece.off,
+			      .len = piece.len},
+	     -1);
+	cr_assert_eq(g->book.lent, 6 * LEN, "another reads it");
+	tell(&p, (struct xvm_msg){.type = XVM_MSG_WITHDRAW, .off = m.off, .len = m.len}, -1);
+	cr_assert_eq(g->book.lent, 5 * LEN);
+	say(about(offered, XVM_LETTER_FREED));
+	say(about(dies, XVM_LETTER_FREED));
+	say(about(closes, XVM_LETTER_FREED));
+	cr_assert_eq(g->book.lent, 2 * LEN);
+}
+
+/* Offers of the last xvmd: nobody says that they are void. */
+Test(guest, what_the_last_xvmd_had_offered)
+{
+	struct xvm_letter l, f, old;
+	struct xvm_msg piece;
 	struct prog p;
+	uint64_t run_id = up();
+	int s[2];
+
+	p = run();
+	piece = lease(&p);
+	tcp(s);
+	l = offer(&p, &piece, s[0]);
+	/* It asks the host whether it is there, and is answered too late. */
+	xvm_guest_fence(g);
+	old = fence();
+	another_xvmd(true);
+	look();
+	cr_assert_eq(hello().run, run_id);
+	welcome(run_id);
+	f = fence();
+	refuse(old);
+	cr_assert_eq(g->book.lent, LEN, "that was another question");
+	refuse(f);
+	cr_assert_eq(g->book.lent, 0);
+	cr_assert_eq(hear().type, 0, "%u", l.slot);
+}
+
+/* A peer dies, and the program has not come back: its sockets are reset all the same. */
+Test(guest, a_vm_dies_while_a_program_is_not_connected)
+{
+	struct xvm_letter l;
+	struct xvm_msg piece;
+	struct prog p;
+	uint64_t run_id = up();
+	int s[2];
+
+	p = run();
+	l = a_pair(&p, &piece, s);
+	another_xvmd(true);
+	look();
+	cr_assert_eq(hello().run, run_id);
+	welcome(run_id);
+	cr_assert_eq(error_of(s[0]), EAGAIN);
+	say((struct xvm_letter){.type = XVM_LETTER_GONE, .peer = 2, .peer_gen = 5});
+	cr_assert_eq(error_of(s[0]), ECONNRESET);
+	close(p.life);
+	time_passes();
+	same(hear(), XVM_LETTER_UNPAIR, l);
+}
+
+/* Who was lent it may still write to it, though xvmd knows nothing of him. */
+Test(guest, one_that_is_dropped_and_lives)
+{
+	struct xvm_letter l;
+	struct xvm_msg piece, stock;
+	struct prog p, q;
+	int s[2], i;
 
 	up();
 	p = run();
-	a = lease(&p);
-	b = lease(&p);
-	c = lease(&p);
-	xvm_lease_return(xvm_lease_find(&g->book, b.off));
+	stock = lease(&p);
+	l = a_pair(&p, &piece, s);
+	close(p.sock);
 	step();
-	another_xvmd();
-	look();
-	cr_assert_eq(g->book.lent, 2 * LEN);
-	welcome(hello().run);
+	cr_assert_eq(hear().type, 0, "it goes on");
+	say(about(l, XVM_LETTER_FREED));
+	q = run();
+	for (i = 0; i < 3; i++) {
+		struct xvm_msg m = lease(&q);
+
+		cr_assert(m.off != piece.off && m.off != stock.off);
+		time_passes();
+	}
+	/* Its forks, too. */
+	close(p.life);
+	time_passes();
+	same(hear(), XVM_LETTER_UNPAIR, l);
+	cr_assert_eq(lease(&q).off, stock.off);
+	say(about(l, XVM_LETTER_FREED));
+	cr_assert_eq(lease(&q).off, piece.off);
+}
+
+/* It is killed, and never comes back: what is paired goes on, however much else is going on. */
+Test(guest, a_host_that_reads_no_letters)
+{
+	struct xvm_letter end = {.type = XVM_LETTER_WITHDRAW};
+	struct xvm_msg piece, m;
+	struct prog p;
+	int s[2], t[2], i;
+
+	up();
 	p = run();
-	cr_assert_eq(lease(&p).off, b.off);
-	cr_assert_gt(lease(&p).off, c.off);
-	cr_assert_lt(a.off, b.off);
-	/* In another region nobody has anything. */
-	another_xvmd();
+	a_pair(&p, &piece, s);
+	for (i = 0; i < 10000; i++)
+		xvm_guest_send(g, &end);
+	ip_tool("addr add 10.9.1.2/24 dev v0");
+	step();
+	cr_assert(g->up);
+	cr_assert_eq(error_of(s[0]), EAGAIN);
+	/* Nothing new. */
+	cr_assert_leq(g->n_queue, 10000);
+	piece = lease(&p);
+	tcp(t);
+	tell(&p,
+	     (struct xvm_msg){.type = XVM_MSG_OFFER,
+			      .slot = 9,
+			      .gen = 9,
+			      .off = piece.off,
+			      .len = piece.len},
+	     t[0]);
+	want(&p, XVM_MSG_SEEN);
+	m = want(&p, XVM_MSG_REFUSED);
+	cr_assert_eq(m.arg, XVM_R_NO_DAEMON);
+	/* And when it reads again it hears of all. */
+	for (i = 0; g->n_queue; i++) {
+		while (!xvm_mailbox_get(&box, &end))
+			;
+		xvm_mailbox_done(&box);
+		news();
+	}
+	cr_assert_gt(i, 10);
+	cr_assert_arr_eq(hear_any(true).laddr, ip("10.9.1.2"), 16);
+}
+
+/* In another region nobody has anything. */
+Test(guest, another_region)
+{
+	struct xvm_msg piece;
+	struct prog p;
+	uint64_t run_id = up();
+	int s[2];
+
+	p = run();
+	a_pair(&p, &piece, s);
+	another_xvmd(true);
 	xvm_region_header(&region)->generation++;
 	look();
 	cr_assert_eq(g->book.lent, 0);
+	cr_assert_neq(hello().run, run_id);
+}
+
+/* Interrupts that were, and are not to be had again. */
+Test(guest, a_device_that_was_let_go)
+{
+	struct xvm_msg piece;
+	struct xvm_letter l;
+	struct prog p;
+	uint64_t run_id;
+	int s[2];
+
+	run_id = up();
+	p = run();
+	l = a_pair(&p, &piece, s);
+	g->record.head->vectors = 2;
+	another_xvmd(true);
+	look();
+	cr_assert_eq(error_of(s[0]), ECONNRESET);
+	cr_assert_neq(hello().run, run_id);
+	welcome(g->run);
+	cr_assert_eq(g->book.lent, LEN, "it may write to it");
+	cr_assert_eq(come_back(&p).arg2, XVM_REGION_KEPT);
+	over(&p, XVM_MSG_UNPAIR, l);
+	cr_assert_eq(g->book.lent, 0);
+	cr_assert_eq(hear().type, 0, "nothing is owed");
 }
 
 Test(guest, vectors)
@@ -828,8 +1159,11 @@ Test(guest, vectors)
 	lease(&p);
 	q = run();
 	lease(&q); /* no vector is left */
+	/* Dropped, it may sleep by it all the same. */
 	close(p.sock);
 	step();
+	lease(&q);
+	close(p.vector_life);
 	tell(&q, (struct xvm_msg){.type = XVM_MSG_LEASE, .len = LEN}, -1);
 	cr_assert_eq(want(&q, XVM_MSG_VECTOR).arg, 1);
 	want(&q, XVM_MSG_PIECE);
@@ -858,24 +1192,6 @@ Test(guest, nobody_has_more_than_half)
 }
 
 /* ---- the dead ---------------------------------------------------------------- */
-
-static int error_of(int sock)
-{
-	char c;
-
-	return recv(sock, &c, 1, MSG_DONTWAIT) < 0 ? errno : 0;
-}
-
-/* What the shim writes into its arena: where the socket is. */
-static void note(struct prog *p, uint32_t slot, int fd)
-{
-	struct xvm_shm_ep *ep = xvm_arena_ep(p->mem, slot);
-
-	ep->state = XVM_EP_PAIRED;
-	ep->pid = getpid();
-	ep->fd = fd;
-	p->mem->ep_hi = slot + 1;
-}
 
 static void vm_dies(bool wrong)
 {

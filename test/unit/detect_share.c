@@ -13,6 +13,7 @@
 
 struct client {
 	int sock, arena, region;
+	int life; /* what it would map */
 	uint32_t id;
 	struct xvm_shm_arena *shm;
 };
@@ -58,7 +59,7 @@ static struct client connect_as(uid_t uid)
 	cr_assert_eq(m.type, XVM_MSG_WELCOME);
 	c.id = m.arg2;
 	close(fds[0]);
-	c.region = -1;
+	c.region = c.life = -1;
 	while (!xvm_proto_recv(c.sock, &m, fds, MSG_DONTWAIT)) {
 		cr_assert_eq(m.type, XVM_MSG_REGION);
 		cr_assert_eq(m.region, g->index);
@@ -66,15 +67,23 @@ static struct client connect_as(uid_t uid)
 		cr_assert_eq(m.len, g->region.size);
 		cr_assert_eq(m.arg, XVM_PEER_HOST);
 		c.region = fds[0];
+		c.life = fds[1];
 	}
 	return c;
 }
 
-static void hang_up(struct client *c)
+/* Whoever has it lives on, for all that the daemon knows. */
+static void part(struct client *c)
 {
 	close(c->sock);
 	close(c->arena);
 	step();
+}
+
+static void hang_up(struct client *c)
+{
+	close(c->life);
+	part(c);
 }
 
 static struct xvm_msg get(struct client *c, uint32_t type, int fds[2])
@@ -354,6 +363,47 @@ Test(share, the_vm_dies)
 	step();
 	cr_assert_null(g->vm[1]);
 	cr_assert_eq(xvm_pairs_count(&d), 0);
+}
+
+/* Nothing of what it has is given to others while it may use it. */
+Test(share, one_that_is_dropped_and_lives)
+{
+	NEED_ROOT;
+	struct client c = connect_as(0), other;
+	struct guest v = vm_up();
+	int fds[2], end[2], rung, rung_too;
+	uint64_t stock, off, third;
+
+	ask_piece(&c, HALF);
+	cr_assert_eq(get(&c, XVM_MSG_VECTOR, fds).arg, 1);
+	rung = fds[1];
+	stock = get(&c, XVM_MSG_PIECE, fds).off;
+	off = pair_up(&c, &v, end);
+	part(&c);
+	unpair(&v, 7);
+	cr_assert_eq(read_letter(&v).type, XVM_LETTER_FREED);
+	other = connect_as(0);
+	ask_piece(&other, HALF);
+	cr_assert_eq(get(&other, XVM_MSG_VECTOR, fds).arg, 2);
+	rung_too = fds[1];
+	third = get(&other, XVM_MSG_PIECE, fds).off;
+	cr_assert(third != stock && third != off);
+	/* It is dead; of the other there is somebody who can be rung. */
+	close(c.life);
+	close(rung);
+	hang_up(&other);
+	other = connect_as(0);
+	ask_piece(&other, HALF);
+	cr_assert_eq(get(&other, XVM_MSG_VECTOR, fds).arg, 1);
+	cr_assert_eq(get(&other, XVM_MSG_PIECE, fds).off, stock);
+	cr_assert_eq(g->book.lent, HALF);
+	c = connect_as(0);
+	ask_piece(&c, HALF);
+	cr_assert_eq(get(&c, XVM_MSG_VECTOR, fds).arg, 3);
+	close(rung_too);
+	hang_up(&c);
+	hang_up(&other);
+	power_off(&v);
 }
 
 Test(share, the_program_dies)

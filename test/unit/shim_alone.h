@@ -19,6 +19,8 @@ struct xvm_conf xvm_conf = {.ring_size = 4096};
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
 uint32_t xvm_link_id;
+_Atomic bool xvm_link_regions;
+_Atomic uint32_t xvm_link_count;
 
 void xvm_epoll_changed(struct xvm_sock *s)
 {
@@ -46,6 +48,12 @@ enum xvm_reason xvm_link_up(void)
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
 {
 	return -ENOTCONN;
+}
+void xvm_link_look(void)
+{
+}
+void xvm_link_return(uint32_t slot, uint32_t gen, unsigned region, uint64_t off, uint32_t len)
+{
 }
 int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
 {

@@ -299,7 +299,7 @@ Test(region, a_successor_in_the_guest)
 
 	put(&at_guest, 1);
 	put(&at_host, 2);
-	xvm_mailbox_resume(&at_guest, at_guest.mine, at_guest.theirs);
+	xvm_mailbox_resume(&at_guest, at_guest.mine, at_guest.theirs, false);
 	cr_assert_eq(xvm_mailbox_get(&at_guest, &l), -EAGAIN, "that was its predecessor's");
 	put(&at_guest, 3);
 	put(&at_host, 4);

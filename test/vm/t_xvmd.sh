@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 240
+# limit: 400
 # xvmd in guests, with real devices: one guest has an IOMMU, the other none. What they find, what they
 # tell each other through the host's, a pair, and what becomes of it when a guest is killed.
 . "$(dirname "$0")/vm.sh"
@@ -9,11 +9,11 @@ SOCK=$T/xvmd.sock
 # In guests the environment is their own.
 PRE=(env "XVM_SOCKET=$SOCK" "LD_PRELOAD=$T/libxvm.so")
 
-printf 'group g socket %s size 16M peers 3 vectors 4\nlog info\n' "$T/iv" >"$T/xvmd.conf"
+printf 'group g socket %s size 64M peers 3 vectors 8\nlog info\n' "$T/iv" >"$T/xvmd.conf"
 bg xvmd plain host "$B/xvmd" --foreground --config "$T/xvmd.conf"
 HOST=$PID
 says xvmd 'group g'
-iv=(-device "ivshmem-doorbell,vectors=4,chardev=iv" -chardev "socket,id=iv,path=$T/iv")
+iv=(-device "ivshmem-doorbell,vectors=8,chardev=iv" -chardev "socket,id=iv,path=$T/iv")
 vm_start one --iommu --cpus 2 "${iv[@]}"
 vm_start two --cpus 2 "${iv[@]}"
 vm_ready one two
@@ -22,8 +22,10 @@ vm_run one sh -c 'modprobe vfio-pci && modprobe vfio_iommu_type1'
 start()
 {
 	bg "xvmd-$1" plain "$1" "$B/xvmd" --foreground --socket "$SOCK"
+	XVMD_OF[$1]=$PID
 	says "xvmd-$1" 'we are VM'
 }
+declare -A XVMD_OF=()
 
 ask()
 {
@@ -45,7 +47,6 @@ _resident()
 
 step "the device"
 start one
-ONE=$PID
 start two
 ! grep -q 'no interrupts' "$T/xvmd-one.log" || fail "$(<"$T/xvmd-one.log")"
 grep -q 'no interrupts: there is no IOMMU' "$T/xvmd-two.log" || fail "$(<"$T/xvmd-two.log")"
@@ -89,11 +90,103 @@ for guest in one two; do
 	paired $guest 1 || fail "$guest: $(ask $guest stats)"
 done
 
-step "xvmd is killed and started again, and has its device"
-vm_run one killall -KILL xvmd || vm_run one busybox killall -KILL xvmd
-wait "$ONE" || true
-start one
-! grep -q 'no interrupts' "$T/xvmd-one.log" || fail "$(<"$T/xvmd-one.log")"
+# signal GUEST SIGNAL: to xvmd there, and to no other process of that program.
+signal()
+{
+	vm_run "$1" sh -c 'for p in /proc/[0-9]*; do
+		[ "$(cat $p/comm 2>/dev/null)" = xvmd ] && kill -'"$2"' ${p#/proc/} && exit 0
+	done
+	exit 1' || fail "no xvmd in $1"
+	wait "${XVMD_OF[$1]}" || true
+	unset "BG[${XVMD_OF[$1]}]"
+}
+
+# goes_on WHEN: bytes in both directions of each stream, and round trips.
+goes_on()
+{
+	local f i x
+	for f in 0 1 2; do
+		for i in 0 1; do
+			x=$(so_far $f $i)
+			wait_for 20 _moved $f $i $((x + 100000)) || fail "stream $f stands still in direction $i: $1"
+		done
+	done
+}
+
+so_far()
+{
+	vm_run one od -A n -t u8 -j $(($2 * 8)) -N 8 "/tmp/count-$1" | tr -d ' '
+}
+
+_moved()
+{
+	(($(so_far "$1" "$2") > $3))
+}
+
+on_ring()
+{
+	(($(ask "$1" ss | grep -c ' ring .*ivshmem') == $2))
+}
+
+step "streams, and programs that wake each other"
+for guest in one two; do
+	vm_put $guest "$SRC/test/vm/ping.py" /tmp/ping.py
+done
+run=()
+for i in 0 1; do
+	how=$([[ $i = 0 ]] || echo --epoll)
+	# shellcheck disable=SC2086 # a word or none
+	bg "server-$i" plain two "${PRE[@]}" "$FLOW" serve "${VM4[two]}" 710$i --forever --rate 2M $how
+	run+=("$PID")
+	wait_port two 710$i
+	# shellcheck disable=SC2086
+	bg "client-$i" plain one "${PRE[@]}" "$FLOW" connect "${VM4[two]}" 710$i --forever --rate 2M --count /tmp/count-$i $how
+	run+=("$PID")
+done
+bg ping-server plain two "${PRE[@]}" python3 /tmp/ping.py serve "${VM4[two]}" 7102
+run+=("$PID")
+wait_port two 7102
+bg ping plain one "${PRE[@]}" python3 /tmp/ping.py connect "${VM4[two]}" 7102 /tmp/count-2
+run+=("$PID")
+wait_for 30 on_ring one 3 || fail "$(ask one ss)"
+goes_on "at first"
+
+for sig in KILL TERM KILL; do
+	for guest in one two; do
+		step "xvmd of $guest is ended by SIG$sig and started again: they go on"
+		signal $guest $sig
+		goes_on "without xvmd in $guest, after SIG$sig"
+		start $guest
+		! grep -q 'begun anew' "$T/xvmd-$guest.log" || fail "$(<"$T/xvmd-$guest.log")"
+		goes_on "with another xvmd in $guest, after SIG$sig"
+		# They come back to it when they next sleep.
+		wait_for 20 on_ring $guest 3 || fail "$guest: $(ask $guest ss)"
+	done
+	! grep -q 'no interrupts' "$T/xvmd-one.log" || fail "$(<"$T/xvmd-one.log")"
+done
+
+step "new ones are paired beside them"
+bg server plain two "${PRE[@]}" "$FLOW" serve "${VM4[two]}" 7000 --send 6M --rate 2M
+s=$PID
+wait_port two 7000
+bg client plain one "${PRE[@]}" "$FLOW" connect "${VM4[two]}" 7000 --send 6M --rate 2M
+c=$PID
+wait_for 20 on_ring one 4 || fail "$(ask one ss)"
+finished "$c"
+finished "$s"
+exact client server
+goes_on "beside another"
+
+step "they end"
+for i in 1 3 5; do
+	kill -TERM "${run[i]}"
+done
+for p in "${run[@]}"; do
+	finished "$p"
+done
+exact client-0 server-0
+exact client-1 server-1
+grep 'round trips' "$T/ping.log"
 
 step "a guest is killed: who sleeps in a call on a connection to it is told at once"
 cat >"$T/echo.py" <<'E'
