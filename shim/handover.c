@@ -74,6 +74,17 @@ void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_sock_broken(s, fd);
 }
 
+void xvm_hand_over_all(enum xvm_reason why)
+{
+	uint64_t end = xvm_now_ns() + LEAVE_NS; /* for all of them together */
+	struct xvm_sock *s;
+
+	for (int fd = 0; (s = xvm_sock_next(&fd)); fd++) {
+		insist(s, fd, why, end);
+		xvm_sock_put(s);
+	}
+}
+
 /* The paired socket whose open file fd is: a reference, or NULL. A vfork's child may have closed
  * its copies of the descriptors that the table, its parent's, knows. */
 static struct xvm_sock *by_cookie(int fd)

@@ -277,7 +277,7 @@ XVM_WRAP long syscall(long nr, ...)
 		break;
 	case SYS_io_uring_setup: /* it would use sockets past all wrappers */
 		xvm_conf.io_uring = true;
-		xvm_sock_all_never(XVM_R_UNSUPPORTED);
+		xvm_hand_over_all(XVM_R_UNSUPPORTED);
 		break;
 	}
 	return REAL(syscall)(nr, a, b, c, d, e, f);

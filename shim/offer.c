@@ -137,7 +137,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 
 	if (xvm_conf.sandboxed)
 		return XVM_R_SECCOMP;
-	if (xvm_conf.io_uring)
+	if (xvm_has_uring())
 		return XVM_R_UNSUPPORTED;
 	if (atomic_load(&ep->flags) & (XVM_EPF_TX_SHUT | XVM_EPF_RX_SHUT))
 		return XVM_R_NEW;

@@ -246,6 +246,33 @@ bool xvm_held_elsewhere(int fd)
 	return held;
 }
 
+static bool is_uring(int dir, const char *name, void *arg)
+{
+	static const char want[] = "anon_inode:[io_uring]";
+	char link[32];
+
+	return xvm_sys(SYS_readlinkat, dir, name, link, sizeof(link)) == sizeof(want) - 1 &&
+	       !memcmp(link, want, sizeof(want) - 1);
+}
+
+bool xvm_has_uring(void)
+{
+	static _Atomic uint32_t asked;
+	uint32_t n = atomic_fetch_add(&asked, 1) + 1;
+	long dir;
+
+	if (xvm_conf.io_uring || (n & (n - 1)))
+		return xvm_conf.io_uring;
+	dir = xvm_sys(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return false;
+	xvm_conf.io_uring = each_number((int)dir, is_uring, NULL);
+	xvm_sys(SYS_close, dir);
+	if (xvm_conf.io_uring)
+		xvm_hand_over_all(XVM_R_UNSUPPORTED);
+	return xvm_conf.io_uring;
+}
+
 bool xvm_init(void)
 {
 	const char *path;

@@ -32,6 +32,9 @@ uint64_t xvm_cookie(int fd); /* SO_COOKIE, or 0 */
 /* Does another process hold this socket too? As far as /proc tells. */
 bool xvm_held_elsewhere(int fd);
 void xvm_adopt(int fd);
+/* Has the process an io_uring? Its maker may be a library that passes libc by, so the descriptors
+ * are looked through: at the first time that it is asked, the second, the fourth and so on. */
+bool xvm_has_uring(void);
 /* From now on only system calls that the application makes too: read, write, poll. */
 void xvm_sandbox(void);
 

@@ -265,18 +265,6 @@ int xvm_sock_broken(struct xvm_sock *s, int fd)
 	return -ECONNRESET;
 }
 
-void xvm_sock_all_never(enum xvm_reason why)
-{
-	struct xvm_sock *s;
-
-	for (int fd = 0; (s = xvm_sock_next(&fd)); fd++) {
-		xvm_sock_never(s, why);
-		if (xvm_sock_on(s))
-			xvm_tx_leave(s, fd, why);
-		xvm_sock_put(s);
-	}
-}
-
 void xvm_sock_peer_dead(uint32_t slot, uint32_t gen)
 {
 	int fd;

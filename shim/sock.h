@@ -106,8 +106,6 @@ bool xvm_sock_same_cpu(struct xvm_sock *s);
 void xvm_sock_never(struct xvm_sock *s, enum xvm_reason why);
 void xvm_sock_forbid(struct xvm_sock *s, enum xvm_reason why);
 
-void xvm_sock_all_never(enum xvm_reason why);
-
 /* ---- sock.c: for the rest of the shim ------------------------------------ */
 
 /* Start to track a connected (or connecting) TCP socket. No memory: it is not tracked. */

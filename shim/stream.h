@@ -107,6 +107,8 @@ int xvm_cut_rx(struct xvm_sock *s, int fd);
 /* handover.c: take both directions off the ring for good, or reset. Waits for the peer, but not
  * long. */
 void xvm_hand_over(struct xvm_sock *s, int fd, enum xvm_reason why);
+/* All of the process's sockets, of which some will be used so: none is reset. */
+void xvm_hand_over_all(enum xvm_reason why);
 /* The same for what another program image inherits: surely what lies on descriptors 0 to 2; perhaps
  * the rest, which is not reset. holder: its process is one of the endpoints' holders. */
 void xvm_hand_over_inherited(enum xvm_reason why, bool holder);

@@ -103,6 +103,10 @@ bool xvm_link_lost(void)
 void xvm_link_lapsed(struct xvm_sock *s)
 {
 }
+bool xvm_has_uring(void)
+{
+	return false;
+}
 bool xvm_in_vfork(void)
 {
 	return false;
