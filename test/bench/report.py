@@ -136,7 +136,8 @@ def markdown(data):
         f"{m['cpu']}, {m['cpus']} CPUs, Linux {m['kernel']}, xvm at {m['source']}, {m['time']}: "
         f"{data['rounds']} alternating runs of {data['seconds']} s (some programs: 1 s). Medians; ratios are medians of the "
         f"ratios of runs next to each other, with the least and the greatest. CPU is that of both ends and xvmd, for a GB or a "
-        f"million of what is counted; others' work: what somebody else took meanwhile, of a core.",
+        "million of what is counted; others' work: what somebody else took meanwhile, of a core. Streams are read by as many bytes as are written at once, and "
+        "leave TCP to gather small writes, as iperf3's do; all else sets TCP_NODELAY.",
         "",
     ]
     if data["quick"]:
