@@ -144,6 +144,10 @@ class Case:
             got = self.ratio(o["peer"], o["over"], lambda r: r.cpu / max(r.count, 1))
         else:
             got = self.ratio(o["peer"], o["over"], lambda r: r.rate)
+        if o["what"] != "cpu" and "raw" in self.runs and o["over"] != "raw":
+            # What no socket can be faster than, here and now.
+            limit = self.ratio("raw", o["over"], lambda r: r.rate) if o["over"] else spread([r.rate for r in self.runs["raw"]])
+            out["limit"] = limit["median"]
         got.pop("samples")
         out["got"] = got
         out["held"] = got["median"] >= o["least"] if "least" in o else got["median"] <= o["most"]

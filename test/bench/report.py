@@ -34,6 +34,12 @@ def got_number(o):
     return f"{show(g['median'])} ({show(g['min'])} to {show(g['max'])})"
 
 
+def limit(o):
+    if "limit" not in o:
+        return ""
+    return si(o["limit"]) + "/s" if o["what"] == "rate" else ratio(o["limit"])
+
+
 def verdict(o):
     if o["held"] is None:
         return "not measured"
@@ -68,7 +74,7 @@ def owed_rows(data):
             if group in groups:
                 groups[group].append(o)
             else:
-                rows.append([o["text"], owed_number(o), got_number(o), verdict(o)])
+                rows.append([o["text"], owed_number(o), got_number(o), limit(o), verdict(o)])
     for g, owed in groups.items():
         if not owed:
             continue
@@ -76,9 +82,9 @@ def owed_rows(data):
         got = [o for o in owed if o.get("got")]
         middle = sorted(o["got"]["median"] for o in got)
         rows.append([f"{GROUPS[g]}, {len(owed)} cases", owed_number(owed[0]),
-                     f"{ratio(middle[0])} to {ratio(middle[-1])}" if got else "-",
+                     f"{ratio(middle[0])} to {ratio(middle[-1])}" if got else "-", "",
                      f"**missed** in {len(missed)}" if missed else "held"])
-        rows += [["– " + o["text"].split(": ")[1], "", got_number(o), verdict(o)] for o in missed]
+        rows += [["– " + o["text"].split(": ")[1], "", got_number(o), limit(o), verdict(o)] for o in missed]
     return rows
 
 
@@ -142,7 +148,7 @@ def markdown(data):
     ]
     if data["quick"]:
         t += ["A quick run: it shows that the bench works, no more.", ""]
-    t += ["## What is owed", ""] + table(["what", "owed", "got (min to max)", ""], owed_rows(data))
+    t += ["## What is owed", ""] + table(["what", "owed", "got (min to max)", "raw ring", ""], owed_rows(data))
     t += ["## All", ""]
     parts = []
     for c in data["cases"]:
@@ -249,7 +255,7 @@ def readme(data, path, out):
     to = os.path.join(os.path.dirname(os.path.abspath(path)), picture)
     os.makedirs(os.path.dirname(to), exist_ok=True)
     shutil.copyfile(os.path.join(out, "rtt.svg"), to)
-    rows = [[t, o, g.split(" (")[0]] for t, o, g, _ in owed_rows(data) if not t.startswith("– ")]
+    rows = [[t, o, g.split(" (")[0]] for t, o, g, _, _ in owed_rows(data) if not t.startswith("– ")]
     m = data["machine"]
     block = [BEGIN, "", f"{m['cpu']}, {m['cpus']} CPUs, Linux {m['kernel']}; plain TCP over veth and a bridge is 1:", ""]
     block += table(["work", "owed", "measured"], rows)
