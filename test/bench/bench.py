@@ -16,10 +16,10 @@ import cases
 import peers
 import report
 
-FULL = dict(rounds=5, seconds=0.2, minutes=40)
-QUICK = dict(rounds=2, seconds=0.02, minutes=3)
+FULL = dict(rounds=5, seconds=0.2, minutes=40, retries=2)
+QUICK = dict(rounds=2, seconds=0.02, minutes=3, retries=0)
 # A run beside which somebody else had more than so much of a core is repeated, a few times.
-NOISE, RETRIES = 0.3, 2
+NOISE = 0.3
 
 
 def say(text, end="\n"):
@@ -67,7 +67,7 @@ class Case:
         self.runs.pop(name, None)
 
     def timed(self, p):
-        for _ in range(1 + (0 if self.opt.quick else RETRIES)):
+        for _ in range(1 + self.opt.retries):
             busy, t = peers.busy(), time.monotonic()
             run = p.run(self.opt.seconds)
             took = time.monotonic() - t
@@ -144,6 +144,10 @@ class Case:
             got = self.ratio(o["peer"], o["over"], lambda r: r.cpu / max(r.count, 1))
         else:
             got = self.ratio(o["peer"], o["over"], lambda r: r.rate)
+        if o["what"] != "cpu" and "raw" in self.runs and o["over"] != "raw":
+            # What no socket can be faster than, here and now.
+            limit = self.ratio("raw", o["over"], lambda r: r.rate) if o["over"] else spread([r.rate for r in self.runs["raw"]])
+            out["limit"] = limit["median"]
         got.pop("samples")
         out["got"] = got
         out["held"] = got["median"] >= o["least"] if "least" in o else got["median"] <= o["most"]
@@ -184,6 +188,7 @@ def options(argv):
     p.add_argument("--rounds", type=int, help="alternating runs of each peer (default: 5)")
     p.add_argument("--seconds", type=float, help="of each run (default: 0.2; some programs take whole seconds)")
     p.add_argument("--minutes", type=float, help="no case starts after so many (default: 40; quick: 3)")
+    p.add_argument("--retries", type=int, help="of a run that others' work disturbed (default: 2)")
     p.add_argument("--peers", type=lambda s: s.split(","), help="only these, such as veth,xvm")
     p.add_argument("--report", metavar="JSON", help="measure nothing: write table and plots of an earlier run anew")
     p.add_argument("--readme", metavar="FILE", help="replace what stands between FILE's bench markers, and its plot")

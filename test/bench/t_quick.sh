@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# limit: 120
+# limit: 200
 # The bench from end to end with runs far too short to judge: all peers work, JSON, table and plots are whole.
 . "$(dirname "$0")/../lib/test.sh"
 
@@ -60,4 +60,5 @@ printf 'before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n' >"$T/R
 [[ $(head -n 1 "$T/README") = before && $(tail -n 1 "$T/README") = after ]] || fail "$(cat "$T/README")"
 ! grep -q old "$T/README" || fail "what was there is still there"
 grep -q '^| redis GET, 50 clients | at least 3.00x veth | ' "$T/README" || fail "$(cat "$T/README")"
-[[ -s $T/rtt.svg ]] || fail "no plot beside the README"
+[[ -s $T/test/bench/rtt.svg ]] || fail "no plot for it"
+grep -q '^<!-- bench: begin -->' "$SRC/README.md" && grep -q '^<!-- bench: end -->' "$SRC/README.md" || fail "README.md has no place for it"
