@@ -4,9 +4,10 @@
  * memfd, and are told of it as REGION.md says. So the shim's part in that is tried without a
  * machine.
  *
- *   regiond PATH ADDR... [novectors] [dry]     ADDR: what lives in another machine
+ *   regiond PATH ADDR... [novectors] [dry] [huge]     ADDR: what lives in another machine
  *
- * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece.
+ * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece. huge: the
+ * region is in huge pages.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -28,7 +29,7 @@
 
 #define CLIENTS 64
 #define VECTORS 2u /* of each */
-#define REGION (256ull << 20)
+#define REGION (64ull << 20)
 
 struct offer {
 	struct sockaddr_storage l, r;
@@ -46,7 +47,7 @@ static struct xvm_shm_table *table;
 static int table_fd, region_fd;
 static uint64_t next_piece;
 static unsigned leased[CLIENTS];
-static bool vectors = true, dry;
+static bool vectors = true, dry, huge;
 
 static void die(const char *what)
 {
@@ -54,9 +55,9 @@ static void die(const char *what)
 	exit(2);
 }
 
-static int make(const char *name, size_t len, void **map)
+static int make(const char *name, size_t len, unsigned flags, void **map)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
 
 	if (fd < 0 || ftruncate(fd, (off_t)len) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK))
 		die(name);
@@ -219,10 +220,10 @@ int main(int argc, char **argv)
 	void *map;
 
 	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
-		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry]\n");
+		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry] [huge]\n");
 		return 2;
 	}
-	table_fd = make("table", sizeof(*table), &map);
+	table_fd = make("table", sizeof(*table), 0, &map);
 	table = map;
 	table->version = XVM_ABI_VERSION;
 	table->size = sizeof(*table);
@@ -232,10 +233,12 @@ int main(int argc, char **argv)
 			vectors = false;
 		else if (!strcmp(argv[i], "dry"))
 			dry = true;
+		else if (!strcmp(argv[i], "huge"))
+			huge = true;
 		else
 			resident(argv[i]);
 	}
-	region_fd = make("region", REGION, &map);
+	region_fd = make("region", REGION, huge ? MFD_HUGETLB : 0, &map);
 	memcpy(sun.sun_path, argv[1], strlen(argv[1]));
 	unlink(argv[1]);
 	for (unsigned i = 0; i < CLIENTS; i++)
