@@ -39,15 +39,54 @@ static int make_memory(struct xvm_group *g)
 		g->mem_fd = memfd_create(name, flags);
 	if (g->mem_fd < 0 || fchmod(g->mem_fd, 0600) || ftruncate(g->mem_fd, g->region.size))
 		return -errno;
-	/* Of huge pages this reserves all, so that no access fails later. */
+	/* Of huge pages this reserves all, or fails. */
 	map = mmap(NULL, g->region.size, PROT_READ | PROT_WRITE, MAP_SHARED, g->mem_fd, 0);
 	if (map == MAP_FAILED)
 		return -errno;
 	g->region.map = map;
+	/* Reserved is not had: a cgroup's limit, or that of a NUMA node, shows at the first access,
+	 * and kills whoever makes it (SIGBUS). */
+	while (g->conf.hugepages && fallocate(g->mem_fd, 0, 0, (off_t)g->region.size))
+		if (errno != EINTR)
+			return -errno;
 	/* Whoever has it could else make it smaller under everybody's feet. */
 	if (fcntl(g->mem_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		return -errno;
 	return 0;
+}
+
+static unsigned long long meminfo(const char *name)
+{
+	unsigned long long n = 0;
+	FILE *f = fopen("/proc/meminfo", "re");
+	char line[128];
+	size_t len = strlen(name);
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, len) && line[len] == ':')
+			n = strtoull(line + len + 1, NULL, 10);
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static void no_memory(const struct xvm_conf_group *c, int why, char *err, size_t err_len)
+{
+	unsigned long long kb, need, free_pages;
+
+	if (!c->hugepages) {
+		snprintf(err, err_len, "group %s: no %llu bytes of memory: %s", c->name,
+			 (unsigned long long)c->size, strerror(why));
+		return;
+	}
+	kb = meminfo("Hugepagesize");
+	need = kb ? (c->size / 1024 + kb - 1) / kb : 0;
+	free_pages = meminfo("HugePages_Free");
+	snprintf(err, err_len,
+		 "group %s: no %llu bytes of memory in huge pages: %s (%llu pages of %llu kB are "
+		 "needed, %llu are free: see sysctl vm.nr_hugepages%s)",
+		 c->name, (unsigned long long)c->size, strerror(why), need, kb, free_pages,
+		 free_pages >= need ? ", and limits of cgroups and NUMA nodes" : "");
 }
 
 static int make_region(struct xvm_group *g, char *err, size_t err_len)
@@ -65,9 +104,7 @@ static int make_region(struct xvm_group *g, char *err, size_t err_len)
 		g->region.generation = (uint64_t)(ev_now(g->d->loop) * 1e6);
 	ret = make_memory(g);
 	if (ret) {
-		snprintf(err, err_len, "group %s: no %llu bytes of memory%s: %s", c->name,
-			 (unsigned long long)c->size, c->hugepages ? " in huge pages" : "",
-			 strerror(-ret));
+		no_memory(c, -ret, err, err_len);
 		return ret;
 	}
 	g->res = calloc(XVM_REGION_RES_MAX, sizeof(*g->res));
@@ -99,9 +136,9 @@ void xvm_group_wipe(struct xvm_group *g, uint32_t peer)
 	/* It is not dead: its streams, and those to it, go on. */
 	if (g->d->groups.leaving)
 		return;
-	/* Huge pages that only begin or end here stay as they are, so the box goes by hand. */
-	if (fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-		      (off_t)g->region.arena_size))
+	/* Huge pages are kept: given back they may not be had again, and an access kills. */
+	if (!g->conf.hugepages && fallocate(g->mem_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					    (off_t)at, (off_t)g->region.arena_size))
 		xvm_log(LOG_DEBUG, "group %s: memory of VM %u is kept: %s", g->conf.name, peer,
 			strerror(errno));
 	memset(g->region.map + at, 0, sizeof(struct xvm_shm_box));

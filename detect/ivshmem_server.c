@@ -218,8 +218,14 @@ bool xvm_vm_find_taps(struct xvm_vm *vm)
 	int n = -ESRCH;
 
 	memset(tap, 0, sizeof(tap));
-	if (in_our_namespace(vm))
+	vm->no_taps = "QEMU is in another network namespace than xvmd";
+	if (in_our_namespace(vm)) {
 		n = xvm_qemu_taps("/proc", vm->pid, tap, XVM_VM_TAPS_MAX);
+		vm->no_taps = n < 0 ? "xvmd may not look at QEMU's files"
+			      : xvm_qemu_macvtap("/proc", vm->pid)
+				      ? "QEMU has a macvtap, which is on no bridge"
+				      : "QEMU has no tap open";
+	}
 	/* After the look: what was seen of a number that is another process's by now is not its. */
 	if (n < 0 || !still_alive(vm))
 		n = 0;

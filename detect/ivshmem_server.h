@@ -48,6 +48,7 @@ struct xvm_vm {
 
 	char tap[XVM_VM_TAPS_MAX][16]; /* names of its network devices on this host */
 	uint32_t n_taps;
+	const char *no_taps; /* why there are none, if so */
 
 	struct xvm_vm_relay *relay; /* relay.c's; NULL once it is buried */
 	struct xvm_res_ns *place;   /* where its addresses are, while its xvmd is up */

@@ -2,7 +2,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,4 +66,26 @@ int xvm_qemu_taps(const char *proc, pid_t pid, char tap[][16], uint32_t max)
 	closedir(dir);
 	qsort(tap, n, 16, compare);
 	return (int)n;
+}
+
+bool xvm_qemu_macvtap(const char *proc, pid_t pid)
+{
+	char path[64], to[32];
+	bool found = false;
+	uint32_t seen = 0;
+	struct dirent *e;
+	ssize_t n;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/%d/fd", proc, pid);
+	dir = opendir(path);
+	while (dir && !found && seen++ < FDS_MAX && (e = readdir(dir))) {
+		n = readlinkat(dirfd(dir), e->d_name, to, sizeof(to) - 1);
+		to[n < 0 ? 0 : n] = 0;
+		/* By the number of its interface. */
+		found = !strncmp(to, "/dev/tap", 8) && to[8] >= '0' && to[8] <= '9';
+	}
+	if (dir)
+		closedir(dir);
+	return found;
 }

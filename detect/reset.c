@@ -21,7 +21,8 @@ static bool is_tcp(int sock)
 
 /*
  * A connect() to nowhere: the kernel sends a RST, says ECONNRESET to whoever calls next, and
- * wakes who polls. A thread that already sleeps in recv() is told EPIPE by kernels from 6.7 on.
+ * wakes who polls. A thread that already sleeps in recv() is told EPIPE by kernels from 6.7 on: the
+ * shim makes ECONNRESET of it.
  */
 static bool dissolve(int sock)
 {

@@ -247,6 +247,8 @@ void xvm_vms_explain(const struct xvm_vm *vm, char *text, size_t len)
 
 	at = snprintf(text, len, "VM %u of group %s (pid %d)", vm->peer, vm->group->conf.name,
 		      vm->pid);
+	if (!vm->n_taps && at > 0 && (size_t)at < len)
+		at += snprintf(text + at, len - at, "; %s", vm->no_taps);
 	for (XVM_EACH(n, t, &own->links)) {
 		const struct xvm_nl_link *l = xvm_container(n, struct xvm_nl_link, in_ns);
 
@@ -292,6 +294,9 @@ static void tell(struct xvm_vm *vm, struct xvm_claim *c)
 		return;
 	c->told = true;
 	words(c->addr, text);
+	if (c->belief != XVM_BELIEF_REFUSED && !vm->n_taps)
+		xvm_log(LOG_WARNING, "group %s: VM %u claims %s, but no tap of it is seen: %s",
+			vm->group->conf.name, vm->peer, text, vm->no_taps);
 	xvm_log(c->belief == XVM_BELIEF_REFUSED ? LOG_WARNING : LOG_INFO,
 		"group %s: VM %u claims %s at %02x:%02x:%02x:%02x:%02x:%02x, which %s",
 		vm->group->conf.name, vm->peer, text, m[0], m[1], m[2], m[3], m[4], m[5],

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "shim/fault.h"
+#include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/stream.h"
@@ -51,6 +52,17 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 	return NULL;
 }
 
+/*
+ * recv() in the kernel says EPIPE (Linux 6.7 and later) if the connection is dissolved under it.
+ * xvmd has done that if the other end's machine has died: what it says before it does so is there
+ * by now.
+ */
+static int dissolved(struct xvm_sock *s)
+{
+	xvm_link_poll();
+	return atomic_load(&s->ep->flags) & XVM_EPF_PEER_DEAD ? ECONNRESET : EPIPE;
+}
+
 ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 {
 	struct xvm_sock *s = counted->s;
@@ -59,6 +71,8 @@ ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 	if (!s)
 		return r;
 	counted->s = NULL;
+	if (r < 0 && rx && errno == EPIPE)
+		errno = dissolved(s);
 	atomic_fetch_sub(rx ? &s->ep->krecv : &s->ep->ksend, 1);
 	if (r > 0)
 		atomic_fetch_add_explicit(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,

@@ -2,8 +2,11 @@
 #include "transport/half.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "transport/memfd.h"
 #include "transport/sys.h"
@@ -17,19 +20,18 @@ static uint32_t round_ring(uint32_t size)
 	return n;
 }
 
-static void set_up(struct xvm_half *h, void *map, uint32_t ring_size)
+static void set_up(struct xvm_half *h, void *at, uint32_t ring_size)
 {
-	h->shm = map;
-	h->ring = (uint8_t *)map + XVM_HALF_CTL;
+	h->shm = at;
+	h->ring = (uint8_t *)at + XVM_HALF_CTL;
 	h->ring_size = ring_size;
-	h->map_len = XVM_HALF_CTL + ring_size;
 }
 
-static void put_down(struct xvm_half *h, void *map, uint32_t ring_size)
+static void put_down(struct xvm_half *h, void *at, uint32_t ring_size)
 {
-	struct xvm_shm_half *shm = map;
+	struct xvm_shm_half *shm = at;
 
-	set_up(h, map, ring_size);
+	set_up(h, at, ring_size);
 	/* No barrier: the peer learns of it by a message, which orders what came before. */
 	shm->magic = XVM_HALF_MAGIC;
 	shm->version = XVM_ABI_VERSION;
@@ -50,26 +52,63 @@ int xvm_half_create(struct xvm_half *h, uint32_t ring_size, int *fd)
 	if (mfd < 0)
 		return mfd;
 	put_down(h, map, ring_size);
+	h->map = map;
+	h->map_len = XVM_HALF_CTL + ring_size;
 	*fd = mfd;
+	return 0;
+}
+
+/*
+ * Map len bytes at off: the piece is at *at. Of huge pages none can be mapped or unmapped in part,
+ * so there the mapping begins and ends where pages do, in the midst of others' pieces. It stays
+ * within the file: of a writable one beyond the end the kernel would lengthen it.
+ */
+static int map_piece(struct xvm_half *h, void **at, int fd, uint64_t off, uint64_t len, int prot)
+{
+	uint64_t page = XVM_HALF_CTL, before;
+	struct statfs fs;
+	struct stat st;
+	long ret;
+
+	if (off % XVM_HALF_CTL)
+		return -EINVAL;
+	ret = xvm_sys(SYS_fstatfs, fd, &fs);
+	if (!ret && fs.f_type == HUGETLBFS_MAGIC) {
+		page = (uint64_t)fs.f_bsize;
+		ret = xvm_sys(SYS_fstat, fd, &st);
+	}
+	if (ret)
+		return (int)ret;
+	before = off & (page - 1);
+	off -= before;
+	len = (before + len + page - 1) & ~(page - 1);
+	if (page != XVM_HALF_CTL && (off >= (uint64_t)st.st_size || len > st.st_size - off))
+		return -EINVAL;
+	ret = xvm_sys(SYS_mmap, 0, len, prot, MAP_SHARED, fd, off);
+	if (xvm_sys_failed(ret))
+		return (int)ret;
+	h->map = (void *)ret;
+	h->map_len = len;
+	*at = (char *)ret + before;
 	return 0;
 }
 
 int xvm_half_create_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
 {
 	uint32_t ring_size = XVM_RING_MIN;
-	long map;
+	void *at;
+	int err;
 
 	memset(h, 0, sizeof(*h));
 	if (len < XVM_HALF_CTL + XVM_RING_MIN)
 		return -EINVAL;
 	while (ring_size < XVM_RING_MAX && ring_size * 2 <= len - XVM_HALF_CTL)
 		ring_size *= 2;
-	map = xvm_sys(SYS_mmap, 0, XVM_HALF_CTL + ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		      off);
-	if (xvm_sys_failed(map))
-		return (int)map;
-	memset((void *)map, 0, XVM_HALF_CTL);
-	put_down(h, (void *)map, ring_size);
+	err = map_piece(h, &at, fd, off, XVM_HALF_CTL + ring_size, PROT_READ | PROT_WRITE);
+	if (err)
+		return err;
+	memset(at, 0, XVM_HALF_CTL);
+	put_down(h, at, ring_size);
 	return 0;
 }
 
@@ -119,34 +158,37 @@ int xvm_half_open(struct xvm_half *h, int fd)
 	if (err)
 		return err;
 	set_up(h, map, (uint32_t)ring_size);
+	h->map = map;
+	h->map_len = XVM_HALF_CTL + (size_t)ring_size;
 	return 0;
 }
 
 int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len)
 {
 	int64_t ring_size;
-	long map;
+	void *at;
+	int err;
 
 	memset(h, 0, sizeof(*h));
 	if (len < XVM_HALF_CTL + XVM_RING_MIN)
 		return -EPROTO;
-	map = xvm_sys(SYS_mmap, 0, len, PROT_READ, MAP_SHARED, fd, off);
-	if (xvm_sys_failed(map))
-		return (int)map;
-	ring_size = judge((void *)map, len);
+	err = map_piece(h, &at, fd, off, len, PROT_READ);
+	if (err)
+		return err;
+	ring_size = judge(at, len);
 	if (ring_size < 0) {
-		xvm_memfd_unmap((void *)map, len);
+		xvm_memfd_unmap(h->map, h->map_len);
+		memset(h, 0, sizeof(*h));
 		return (int)ring_size;
 	}
-	set_up(h, (void *)map, (uint32_t)ring_size);
-	h->map_len = len;
+	set_up(h, at, (uint32_t)ring_size);
 	return 0;
 }
 
 void xvm_half_close(struct xvm_half *h)
 {
 	if (h->shm)
-		xvm_memfd_unmap(h->shm, h->map_len);
+		xvm_memfd_unmap(h->map, h->map_len);
 	memset(h, 0, sizeof(*h));
 }
 

@@ -16,7 +16,8 @@ struct xvm_half {
 	struct xvm_shm_half *shm; /* NULL: not mapped. The peer's is mapped PROT_READ */
 	uint8_t *ring;
 	uint32_t ring_size;
-	uint32_t map_len;
+	void *map; /* what is mapped: more than the half, where pages are huge */
+	size_t map_len;
 };
 
 /*
@@ -38,7 +39,7 @@ int xvm_half_open(struct xvm_half *h, int fd);
  * The same in len bytes at off of a file that is shared by all (an ivshmem region): create puts the
  * half down there, whatever lay there before; open judges what is there. ring_size is the largest
  * power of two that fits. The files are neither sealed nor private: what is there may change at any
- * time.
+ * time. Of a file of huge pages the whole pages are mapped that the half lies in.
  */
 int xvm_half_create_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len);
 int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len);

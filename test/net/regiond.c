@@ -4,11 +4,12 @@
  * memfd, and are told of it as REGION.md says. So the shim's part in that is tried without a
  * machine.
  *
- *   regiond PATH ADDR... [novectors] [dry] [machines]     ADDR: what lives in another machine
+ *   regiond PATH ADDR... [novectors] [dry] [machines] [huge]     ADDR: what lives in another
+ * machine
  *
  * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece. machines:
  * those in one network namespace are in one machine, which has one vector: the next gets it when
- * its owner has gone.
+ * its owner has gone. huge: the region is in huge pages.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -31,7 +32,7 @@
 
 #define CLIENTS 64
 #define VECTORS 2u /* of each */
-#define REGION (256ull << 20)
+#define REGION (64ull << 20)
 
 struct offer {
 	struct sockaddr_storage l, r;
@@ -51,7 +52,7 @@ static struct xvm_shm_table *table;
 static int table_fd, region_fd;
 static uint64_t next_piece;
 static unsigned leased[CLIENTS];
-static bool vectors = true, dry, machines;
+static bool vectors = true, dry, machines, huge;
 
 static void die(const char *what)
 {
@@ -59,9 +60,9 @@ static void die(const char *what)
 	exit(2);
 }
 
-static int make(const char *name, size_t len, void **map)
+static int make(const char *name, size_t len, unsigned flags, void **map)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
 
 	if (fd < 0 || ftruncate(fd, (off_t)len) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK))
 		die(name);
@@ -269,10 +270,11 @@ int main(int argc, char **argv)
 	void *map;
 
 	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
-		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry] [machines]\n");
+		fprintf(stderr,
+			"usage: regiond PATH ADDR... [novectors] [dry] [machines] [huge]\n");
 		return 2;
 	}
-	table_fd = make("table", sizeof(*table), &map);
+	table_fd = make("table", sizeof(*table), 0, &map);
 	table = map;
 	table->version = XVM_ABI_VERSION;
 	table->size = sizeof(*table);
@@ -284,10 +286,12 @@ int main(int argc, char **argv)
 			machines = true;
 		else if (!strcmp(argv[i], "dry"))
 			dry = true;
+		else if (!strcmp(argv[i], "huge"))
+			huge = true;
 		else
 			resident(argv[i]);
 	}
-	region_fd = make("region", REGION, &map);
+	region_fd = make("region", REGION, huge ? MFD_HUGETLB : 0, &map);
 	memcpy(sun.sun_path, argv[1], strlen(argv[1]));
 	unlink(argv[1]);
 	for (unsigned i = 0; i < CLIENTS; i++)

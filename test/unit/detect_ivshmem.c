@@ -607,7 +607,7 @@ static void fdinfo(const char *proc, int pid, const char *name, const char *text
 
 Test(ivshmem, taps_of_a_process)
 {
-	char proc[] = "/tmp/xvm-unit-proc-XXXXXX", tap[4][16], cmd[64];
+	char proc[] = "/tmp/xvm-unit-proc-XXXXXX", tap[4][16], cmd[128];
 
 	cr_assert_not_null(mkdtemp(proc));
 	fdinfo(proc, 7, "0", "pos:\t0\nflags:\t02\nmnt_id:\t15\n");
@@ -623,6 +623,13 @@ Test(ivshmem, taps_of_a_process)
 	cr_assert_eq(xvm_qemu_taps(proc, 7, tap, 1), 1);
 	cr_assert_eq(xvm_qemu_taps(proc, 8, tap, 4), -ENOENT);
 	cr_assert_eq(xvm_qemu_taps("/proc", getpid(), tap, 4), 0);
+	cr_assert(!xvm_qemu_macvtap(proc, 7));
+	snprintf(cmd, sizeof(cmd), "cd %s/7 && mkdir fd && ln -s /dev/tapestry fd/1", proc);
+	cr_assert_eq(system(cmd), 0);
+	cr_assert(!xvm_qemu_macvtap(proc, 7));
+	snprintf(cmd, sizeof(cmd), "ln -s /dev/tap12 %s/7/fd/2", proc);
+	cr_assert_eq(system(cmd), 0);
+	cr_assert(xvm_qemu_macvtap(proc, 7));
 	snprintf(cmd, sizeof(cmd), "rm -r %s", proc);
 	cr_assert_eq(system(cmd), 0);
 }

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -204,5 +205,90 @@ Test(half, copies_wrap)
 		cr_assert_eq(out[0], in[i]);
 	}
 	xvm_half_close(&h);
+	close(fd);
+}
+
+/* ---- pieces of a shared file ------------------------------------------ */
+
+#define FILE_LEN (4u << 20)
+#define PIECE (XVM_HALF_CTL + 65536u)
+
+/* A half at each of some offsets: what lies beside them is not touched, and nothing stays mapped.
+ */
+static void pieces_of(int fd)
+{
+	/* One across the middle, where a huge page ends; one at the very end. */
+	static const uint64_t off[] = {0, 4096, (2u << 20) - 8192, FILE_LEN - PIECE};
+	struct xvm_half mine, peer;
+	uint8_t *all;
+	unsigned i;
+
+	all = mmap(NULL, FILE_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	cr_assert_neq(all, MAP_FAILED);
+	for (i = 0; i < sizeof(off) / sizeof(off[0]); i++) {
+		memset(all, 0xa5, FILE_LEN);
+		cr_assert_eq(xvm_half_create_at(&mine, fd, off[i], PIECE), 0);
+		cr_assert_eq(mine.ring_size, 65536u);
+		cr_assert_eq(xvm_half_open_at(&peer, fd, off[i], PIECE), 0);
+		cr_assert_eq(peer.ring_size, 65536u);
+		atomic_store(&mine.shm->head, 77 + i);
+		cr_assert_eq(peer.shm->head, 77 + i);
+		cr_assert_eq(memcmp(all + off[i], mine.shm, XVM_HALF_CTL), 0);
+		memset(mine.ring, 1, mine.ring_size);
+		cr_assert_eq(peer.ring[65535], 1);
+		cr_assert(!off[i] || all[off[i] - 1] == 0xa5);
+		cr_assert(off[i] + PIECE == FILE_LEN || all[off[i] + PIECE] == 0xa5);
+		xvm_half_close(&mine);
+		cr_assert_eq(peer.ring[0], 1);
+		xvm_half_close(&peer);
+	}
+	cr_assert_eq(xvm_half_create_at(&mine, fd, 100, PIECE), -EINVAL);
+	cr_assert_null(mine.shm);
+	all[0] ^= 0xff;
+	cr_assert_eq(xvm_half_open_at(&peer, fd, 0, PIECE), -EPROTO);
+	cr_assert_null(peer.shm);
+	munmap(all, FILE_LEN);
+}
+
+static unsigned mappings_of(const char *name)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	unsigned n = 0;
+
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, name) != NULL;
+	fclose(f);
+	return n;
+}
+
+Test(half, pieces)
+{
+	int fd = memfd_create("pieces", MFD_CLOEXEC);
+
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(ftruncate(fd, FILE_LEN), 0);
+	pieces_of(fd);
+	cr_assert_eq(mappings_of("pieces"), 0u);
+	close(fd);
+}
+
+Test(half, pieces_of_huge_pages)
+{
+	int fd = memfd_create("pieces", MFD_CLOEXEC | MFD_HUGETLB);
+	struct xvm_half h;
+	struct stat st;
+
+	/* Most machines have none in their pool; net-hugepages sees to that. */
+	if (fd < 0 || ftruncate(fd, FILE_LEN) || fallocate(fd, 0, 0, FILE_LEN))
+		return;
+	pieces_of(fd);
+	cr_assert_eq(mappings_of("pieces"), 0u);
+	/* The kernel would lengthen it. */
+	cr_assert_eq(xvm_half_create_at(&h, fd, FILE_LEN - 4096, PIECE), -EINVAL);
+	cr_assert_eq(xvm_half_create_at(&h, fd, FILE_LEN, PIECE), -EINVAL);
+	cr_assert_eq(xvm_half_create_at(&h, fd, 1ull << 40, PIECE), -EINVAL);
+	cr_assert_eq(fstat(fd, &st), 0);
+	cr_assert_eq(st.st_size, FILE_LEN);
 	close(fd);
 }
