@@ -38,7 +38,7 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 	s = tracked(fd) ? xvm_sock_get(fd) : NULL;
 	if (!s)
 		return NULL;
-	if (xvm_sock_on(s) || xvm_offer_engage(s, fd))
+	if (xvm_sock_on(s) || xvm_offer_engage(s, fd, rx))
 		return s;
 	/* R1, S2: counted before the look; pairs with xvm_offer_paired(), which sets before it
 	 * counts. */

@@ -183,12 +183,12 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	return flags & XVM_RES_VM ? offer_piece(s, fd, XVM_RES_REGION(flags)) : offer_memfd(s, fd);
 }
 
-bool xvm_offer_engage(struct xvm_sock *s, int fd)
+bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	const struct xvm_shm_table *t;
 	enum xvm_reason why;
-	uint32_t calls, candidate = XVM_EP_CANDIDATE;
+	uint32_t calls, more, candidate = XVM_EP_CANDIDATE;
 
 	xvm_link_poll();
 	if (xvm_sock_on(s))
@@ -204,8 +204,14 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd)
 		if (t && atomic_load_explicit(&t->seq, memory_order_relaxed) == s->res_seq)
 			return false;
 	}
-	calls = atomic_fetch_add_explicit(&ep->calls, 1, memory_order_relaxed);
-	if (calls < xvm_conf.offer_after || (why != XVM_R_NEW && calls % 64))
+	/*
+	 * Counted in quarters: one more in the direction of the last is a quarter, as an offer is
+	 * not worth its cost to a connection that is used for one answer, however long.
+	 */
+	more = atomic_exchange_explicit(&s->last_call, 1 + rx, memory_order_relaxed) == 1 + rx ? 1
+											       : 4;
+	calls = atomic_fetch_add_explicit(&ep->calls, more, memory_order_relaxed);
+	if (calls / 4 < xvm_conf.offer_after || (why != XVM_R_NEW && calls % 256 >= more))
 		return false;
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;

@@ -36,8 +36,9 @@ struct xvm_sock {
 	uint64_t cookie;       /* SO_COOKIE, once paired */
 	uint64_t res_seq;      /* the table when the peer's address was last looked up */
 	_Atomic uint32_t
-		offered_to; /* xvm_link_count when it was offered; 0: that is not done yet */
-	uint64_t piece;	    /* where its half lies, in a region */
+		offered_to;	   /* xvm_link_count when it was offered; 0: that is not done yet */
+	_Atomic uint8_t last_call; /* before it is offered: 1 to send, 2 to receive */
+	uint64_t piece;		   /* where its half lies, in a region */
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
@@ -124,7 +125,7 @@ unsigned xvm_sock_wish(int fd, bool leave);
 
 /* A call on a socket that is not paired: counts, offers, takes note of answers. True: paired now.
  */
-bool xvm_offer_engage(struct xvm_sock *s, int fd);
+bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx);
 /* What xvmd says of an offer: that it has it, that it comes to nothing, or that it is paired.
  * err < 0: the peer's half could not be mapped. proc, if there is one, is a reference that is taken
  * over. */

@@ -163,7 +163,7 @@ struct xvm_shm_ep {
 	_Atomic uint32_t reason;		  /* enum xvm_reason: why tx is on TCP */
 	_Atomic uint32_t gen;	   /* counts the uses of this slot; offers carry it */
 	_Atomic uint32_t role;	   /* enum xvm_role */
-	_Atomic uint32_t calls;	   /* data calls, until it is offered */
+	_Atomic uint32_t calls;	   /* data calls in quarters, until it is offered */
 	_Atomic uint32_t flags;	   /* XVM_EPF_* */
 	_Atomic int32_t pid, fd;   /* who used it last, for `xvm ss` */
 	_Atomic uint32_t krecv;	   /* threads inside a kernel recv without rx_lock (rule R1) */
