@@ -103,6 +103,7 @@ flips()
 flips 600
 flips 200 --poll
 flips 200 --epoll --chunk 5000
+flips 200 --epoll --brief --chunk 300000
 
 step "a file"
 random_file "$T/in" 1000000000
