@@ -33,8 +33,8 @@ def main():
         before, rest = f.read().split(BEGIN)
     old, after = rest.split(END)
     if what == "make":
-        rows = "".join(f".It {p} Ta {' Ta '.join(v).rstrip()}\n" for p, v in sorted(tests.items()))
-        rows = re.sub(r" Ta$", "", rows, flags=re.M)
+        rows = "".join(f".It {p} Ta {' Ta '.join(v)}\n" for p, v in sorted(tests.items()))
+        rows = re.sub(r" Ta $", "", rows, flags=re.M)
         with open(page, "w") as f:
             f.write(before + BEGIN + HEAD + rows + ".El\n" + END + after)
         return
