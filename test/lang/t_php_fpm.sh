@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# limit: 180
 # PHP-FPM behind nginx, both preloaded: posts come back, also after FPM has executed itself anew, and
 # under load. Not while it does: plain, too, it drops requests on connections that are kept.
 . "$(dirname "$0")/../lib/net.sh"

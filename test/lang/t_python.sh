@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# limit: 180
 # Python: threads, asyncio, and processes to which connections are passed.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/echo.sh"
