@@ -9,4 +9,4 @@ v=$(python3 -c 'import platform; print(platform.python_version())')
 for how in threads asyncio; do
 	echoes "Python, $how" "$v" ring python3 "$SRC/test/lang/echo.py" $how
 done
-echoes "Python, multiprocessing, sockets passed" "$v" ring python3 "$SRC/test/lang/echo.py" processes
+echoes "Python, sockets passed" "$v" ring python3 "$SRC/test/lang/echo.py" processes

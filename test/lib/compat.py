@@ -13,7 +13,7 @@ import re
 import sys
 
 BEGIN, END = '.\\" begin compat\n', '.\\" end compat\n'
-HEAD = '.Bl -column "Python, multiprocessing, sockets passed" "10.0.0-10" "Path"\n.It Program Ta Version Ta Path Ta Why\n'
+HEAD = '.Bl -column "Python, sockets passed" "rustc 1.63.0" "Path"\n.It Program Ta Version Ta Path Ta Why\n'
 
 
 def noted(folder):
