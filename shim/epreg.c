@@ -31,8 +31,22 @@ void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force)
 	xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, m, r->data);
 }
 
+/*
+ * Its reader has come back to TCP since it was last asked, and the kernel's edge for what lies
+ * there may be gone: reported while the ring was read, or taken for a pad's.
+ */
+static bool back_on_tcp(struct xvm_reg *r)
+{
+	uint64_t epoch = *(volatile uint64_t *)&r->sock->ep->rx_epoch, was = r->rx_epoch;
+
+	r->rx_epoch = epoch;
+	return (r->events & EPOLLET) && epoch != was && !(epoch & 1);
+}
+
 void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r)
 {
+	bool again = false;
+
 	if (r->gone)
 		return;
 	if (!xvm_sock_on(r->sock)) {
@@ -47,11 +61,13 @@ void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r)
 			/* The kernel has made the edges so far. */
 			r->fresh = false;
 			memset(&r->edge, 0, sizeof(r->edge));
+			r->rx_epoch = *(volatile uint64_t *)&r->sock->ep->rx_epoch;
 		}
 		r->calm = false;
+		again = back_on_tcp(r);
 		xvm_epset_heat(e, r);
 	}
-	xvm_epset_remask(e, r, false);
+	xvm_epset_remask(e, r, again);
 }
 
 void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r)

@@ -46,7 +46,8 @@ struct xvm_reg {
 	bool calm;   /* level-triggered, but edge-triggered in the kernel: see vain */
 	bool parked; /* the application has deleted it, the kernel has it still: xvm_epset_park() */
 	struct xvm_edge edge; /* what was last reported */
-	uint64_t call;	      /* e->call in which it was reported */
+	uint64_t rx_epoch; /* edge-triggered: where its reader was when the kernel was last asked */
+	uint64_t call;	   /* e->call in which it was reported */
 
 	uint32_t armed; /* EPOLLIN, EPOLLOUT: sleep words that were set for it */
 	struct xvm_waker *armed_by;

@@ -74,24 +74,75 @@ static void nothing_else(struct xvm_io *io)
 	io->msg->msg_flags = io->flags & MSG_CMSG_CLOEXEC;
 }
 
-/* One kernel receive of at most limit bytes, never waiting. */
-static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
+#define PIECES 16
+
+/* Where the next bytes of the call go, of at most limit: how many pieces, and their sum. */
+static size_t pieces(const struct xvm_io *io, uint64_t limit, struct iovec *to, size_t *sum)
+{
+	uint64_t left = limit < io->left ? limit : io->left;
+	size_t n = 0, off = io->off, len;
+
+	*sum = 0;
+	for (size_t i = 0; left && n < PIECES && i < io->iovcnt; i++, off = 0) {
+		len = io->iov[i].iov_len - off;
+		if (len > left)
+			len = (size_t)left;
+		to[n].iov_base = (char *)io->iov[i].iov_base + off;
+		to[n++].iov_len = len;
+		left -= len;
+		*sum += len;
+	}
+	return n;
+}
+
+/*
+ * At most limit bytes into the call's buffers, and no fewer if they are there: one that waits for
+ * edges takes a short answer for an empty socket.
+ */
+static ssize_t recv_limited(struct xvm_sock *s, int fd, const struct xvm_io *io, uint64_t limit,
+			    int flags)
+{
+	struct xvm_io rest = *io;
+	struct iovec iov[PIECES];
+	struct msghdr mh;
+	ssize_t done = 0, r;
+	size_t sum;
+
+	for (;;) {
+		memset(&mh, 0, sizeof(mh));
+		mh.msg_iov = iov;
+		mh.msg_iovlen = pieces(&rest, limit - (uint64_t)done, iov, &sum);
+		r = REAL(recvmsg)(fd, &mh, flags);
+		if (r < 0 && !done)
+			return -errno;
+		/* An error that comes after bytes is the next call's to tell. */
+		if (r < 0 && errno != EAGAIN && errno != EINTR && errno != EFAULT)
+			xvm_rx_error_locked(s, errno);
+		if (r > 0)
+			done += r;
+		if (r < (ssize_t)sum || (flags & MSG_PEEK) || (uint64_t)done == limit)
+			return done;
+		xvm_io_advance(&rest, (size_t)r);
+		if (!rest.left)
+			return done;
+	}
+}
+
+/* What the kernel has, of at most limit bytes, never waiting. */
+static ssize_t kernel_recv(struct xvm_sock *s, int fd, struct xvm_io *io, uint64_t limit)
 {
 	int flags = (io->flags & ~MSG_WAITALL) | MSG_DONTWAIT;
 	/* The call's own message serves as long as nothing of it is done. */
 	bool whole = io->msg && io->iov == io->msg->msg_iov && !io->off && io->left <= limit;
-	bool part = io->off || io->left > limit;
 	struct iovec one;
 	struct msghdr mh;
 	ssize_t r;
 
-	if (part || xvm_conf.sandboxed) {
+	if (xvm_conf.sandboxed) {
 		one.iov_base = (char *)io->iov[0].iov_base + io->off;
 		one.iov_len = io->iov[0].iov_len - io->off;
 		if (one.iov_len > limit)
 			one.iov_len = limit;
-	}
-	if (xvm_conf.sandboxed) {
 		if (io->flags & MSG_PEEK)
 			return -EOPNOTSUPP; /* read() would consume */
 		if (!xvm_readable(fd))
@@ -103,13 +154,18 @@ static ssize_t kernel_recv(int fd, struct xvm_io *io, uint64_t limit)
 		r = REAL(recvmsg)(fd, io->msg, flags);
 		return r < 0 ? -errno : r;
 	}
-	memset(&mh, 0, sizeof(mh));
-	mh.msg_iov = part ? &one : io->iov;
-	mh.msg_iovlen = part ? 1 : io->iovcnt;
-	r = REAL(recvmsg)(fd, &mh, flags);
-	if (r < 0)
-		return -errno;
-	nothing_else(io);
+	if (io->off || io->left > limit) {
+		r = recv_limited(s, fd, io, limit, flags);
+	} else {
+		memset(&mh, 0, sizeof(mh));
+		mh.msg_iov = io->iov;
+		mh.msg_iovlen = io->iovcnt;
+		r = REAL(recvmsg)(fd, &mh, flags);
+		if (r < 0)
+			r = -errno;
+	}
+	if (r >= 0)
+		nothing_else(io);
 	return r;
 }
 
@@ -357,7 +413,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				continue;
 		}
 		xvm_busy(&ep->rx_busy, true);
-		r = kernel_recv(fd, io, limit);
+		r = kernel_recv(s, fd, io, limit);
 		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
 			xvm_busy(&ep->rx_busy, false);
 			return r;

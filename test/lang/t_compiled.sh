@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# limit: 180
 # C, C++ and Rust; and what is linked without a dynamic libc, which is never seen.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/echo.sh"

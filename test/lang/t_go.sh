@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# limit: 180
 # Go makes its system calls without libc: caddy as server and as client of preloaded programs, on TCP.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/web.sh"

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# limit: 180
 # Perl, Ruby, PHP's command line and Erlang.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/echo.sh"

@@ -13,7 +13,7 @@ import re
 import sys
 
 BEGIN, END = '.\\" begin compat\n', '.\\" end compat\n'
-HEAD = '.Bl -column "Python, multiprocessing, sockets passed" "10.0.0-10" "Path"\n.It Program Ta Version Ta Path Ta Why\n'
+HEAD = '.Bl -column "Python, sockets passed" "rustc 1.63.0" "Path"\n.It Program Ta Version Ta Path Ta Why\n'
 
 
 def noted(folder):
@@ -33,8 +33,8 @@ def main():
         before, rest = f.read().split(BEGIN)
     old, after = rest.split(END)
     if what == "make":
-        rows = "".join(f".It {p} Ta {' Ta '.join(v).rstrip()}\n" for p, v in sorted(tests.items()))
-        rows = re.sub(r" Ta$", "", rows, flags=re.M)
+        rows = "".join(f".It {p} Ta {' Ta '.join(v)}\n" for p, v in sorted(tests.items()))
+        rows = re.sub(r" Ta $", "", rows, flags=re.M)
         with open(page, "w") as f:
             f.write(before + BEGIN + HEAD + rows + ".El\n" + END + after)
         return

@@ -334,8 +334,9 @@ compat()
 		: >"$COMPAT"
 		compat_begun=1
 	fi
-	printf '%s\t%s\t%s\n' "$1" "$2" "$(_ss compat "$3" "${4-}")" >>"$COMPAT"
-	tail -n 1 "$COMPAT"
+	local path
+	path=$(_ss compat "$3" "${4-}" 2>/dev/null) || fail "no connection of process $3"
+	printf '%s\t%s\t%s\n' "$1" "$2" "$path" | tee -a "$COMPAT"
 }
 
 # expect_path CLIENT SERVER: whatever the mode demands of a client and a server's process.

@@ -127,12 +127,14 @@ def judge(what, args, data):
         mine = [r for r in rows(data) if r["pid"] in family(int(args[0]))]
         if any("ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0 for r in mine):
             print("ring", "-", sep="\t")
-        elif mine or not args[1]:
+        elif mine:
             # The most frequent reason, so that one that has just begun does not count.
             reasons = [r["reason"] for r in mine]
             print("tcp", max(reasons, key=reasons.count), sep="\t")
-        else:
+        elif args[1]:
             print("tcp", args[1], sep="\t")
+        else:
+            sys.exit(f"no connection of process {args[0]}")
         return
     for arg in args:
         members = family(int(arg))

@@ -31,6 +31,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +46,7 @@ static struct {
 	unsigned conns;
 	enum wait_by by;
 	bool forever, mute;
+	bool brief;    /* with epoll, as nginx does: a short answer says that there is no more */
 	uint16_t from; /* the client's port; 0: any */
 	const char *count;
 } opt = {.send = 0, .chunk = 256u << 10, .conns = 1};
@@ -62,6 +64,7 @@ struct conn {
 	int send_err, recv_err; /* 0: all sent, EOF */
 	int64_t bad;		/* offset of the first wrong byte, or -1 */
 	atomic_bool peer_ended;
+	bool end_near; /* with brief: epoll has told of it */
 	uint64_t start_ns;
 	uint64_t rnd;
 	uint64_t *tx_buf, *rx_buf, *want;
@@ -149,6 +152,8 @@ static int send_some(struct conn *c)
 	}
 	c->sent += (uint64_t)k;
 	note(c, "sent", c->sent - (uint64_t)k, c->sent, 0);
+	if (opt.brief && (size_t)k < n)
+		return -EAGAIN;
 	if (opt.rate) {
 		uint64_t due = c->start_ns + (uint64_t)(1e9 * (double)c->sent / (double)opt.rate);
 		uint64_t now = now_ns();
@@ -162,10 +167,24 @@ static int send_some(struct conn *c)
 	return 1;
 }
 
+/* In pieces, as a program that has several buffers. */
+static ssize_t recv_pieces(struct conn *c, size_t n)
+{
+	struct iovec iov[20];
+	size_t each = n / 20 + 1, done = 0;
+	int i;
+
+	for (i = 0; i < 20 && done < n; i++, done += iov[i - 1].iov_len) {
+		iov[i].iov_base = (char *)c->rx_buf + done;
+		iov[i].iov_len = n - done < each ? n - done : each;
+	}
+	return readv(c->fd, iov, i);
+}
+
 static int recv_some(struct conn *c)
 {
 	size_t n = next_chunk(c);
-	ssize_t k = recv(c->fd, c->rx_buf, n, 0);
+	ssize_t k = opt.brief ? recv_pieces(c, n) : recv(c->fd, c->rx_buf, n, 0);
 	const char *want;
 
 	if (k < 0) {
@@ -191,7 +210,7 @@ static int recv_some(struct conn *c)
 	}
 	c->received += (uint64_t)k;
 	note(c, "received", c->received - (uint64_t)k, c->received, 1);
-	return 1;
+	return opt.brief && !c->end_near && (size_t)k < n ? -EAGAIN : 1;
 }
 
 static void *tx_main(void *arg)
@@ -217,7 +236,7 @@ static void *both_main(void *arg)
 {
 	struct conn *c = arg;
 	bool tx = true, rx = true, may_tx = true, may_rx = true;
-	struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
 	int ep = -1;
 
 	fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK);
@@ -248,6 +267,7 @@ static void *both_main(void *arg)
 			if (n > 0) {
 				may_tx |= ev.events & (EPOLLOUT | EPOLLERR | EPOLLHUP);
 				may_rx |= ev.events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP);
+				c->end_near |= ev.events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP);
 			}
 		}
 		if (can_tx && (may_tx || sending_over(c))) {
@@ -414,17 +434,10 @@ bad:
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"send", 1, 0, 's'},
-		{"rate", 1, 0, 'r'},
-		{"chunk", 1, 0, 'c'},
-		{"conns", 1, 0, 'n'},
-		{"poll", 0, 0, 'p'},
-		{"epoll", 0, 0, 'e'},
-		{"forever", 0, 0, 'f'},
-		{"count", 1, 0, 'C'},
-		{"mute", 0, 0, 'm'},
-		{"from", 1, 0, 'F'},
-		{0},
+		{"send", 1, 0, 's'},	{"rate", 1, 0, 'r'},  {"chunk", 1, 0, 'c'},
+		{"conns", 1, 0, 'n'},	{"poll", 0, 0, 'p'},  {"epoll", 0, 0, 'e'},
+		{"forever", 0, 0, 'f'}, {"count", 1, 0, 'C'}, {"mute", 0, 0, 'm'},
+		{"brief", 0, 0, 'b'},	{"from", 1, 0, 'F'},  {0},
 	};
 	struct sigaction sa = {.sa_handler = on_term, .sa_flags = SA_RESTART};
 	struct side server = {0}, client = {0};
@@ -462,6 +475,9 @@ int main(int argc, char **argv)
 		case 'm':
 			opt.mute = true;
 			break;
+		case 'b':
+			opt.brief = true;
+			break;
 		case 'F':
 			opt.from = (uint16_t)atoi(optarg);
 			break;
@@ -470,10 +486,11 @@ int main(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 3 || !opt.chunk || !opt.conns) {
-		fprintf(stderr, "usage: flow serve|connect|self ADDR PORT [--send BYTES] "
-				"[--forever] [--rate BYTES]\n"
-				"            [--chunk BYTES] [--conns N] [--poll|--epoll] [--count "
-				"FILE]\n");
+		fprintf(stderr,
+			"usage: flow serve|connect|self ADDR PORT [--send BYTES] "
+			"[--forever] [--rate BYTES]\n"
+			"            [--chunk BYTES] [--conns N] [--poll|--epoll [--brief]] "
+			"[--count FILE]\n");
 		return 2;
 	}
 	serve = strcmp(argv[optind], "connect") != 0;

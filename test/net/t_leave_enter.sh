@@ -100,9 +100,10 @@ flips()
 	grep done "$T/client.log"
 }
 
-flips 600
+flips 400
 flips 200 --poll
 flips 200 --epoll --chunk 5000
+flips 200 --epoll --brief --chunk 300000
 
 step "a file"
 random_file "$T/in" 1000000000

@@ -26,7 +26,6 @@ for mode in $MODES; do
 	s=$PID
 	wait_port b 6379
 	bench -c 50 -n $n -t get,set -q
-	compat redis-server "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$s"
 	bench -c 50 -n $((n * 4)) -P 16 -t get,set -q
 	bench -c 10 -n $((n / 5)) -d 20000 -t get,set -q
 
@@ -79,6 +78,7 @@ for mode in $LOAD_MODES; do
 	bg_client load python3 "$SRC/test/net/redis.py" "$B4" 6379 "$(load_seconds)"
 	LOAD=$PID
 	expect_path "$LOAD" "$s"
+	compat redis-server "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$s"
 	rounds=0
 	while :; do
 		bg_client replica redis-server --bind "$A4" --port 6380 --protected-mode no --save '' --appendonly no \

@@ -93,6 +93,27 @@ Test(phases, enters_only_with_consent)
 	cr_assert_eq(take(1000, 0), -EAGAIN);
 }
 
+/* Who waits for edges takes a short answer for an empty socket. */
+Test(phases, all_that_lies_before_the_boundary_is_one_answer)
+{
+	uint8_t buf[6000];
+	struct iovec iov[60];
+	struct xvm_io io = {.iov = iov, .iovcnt = 60, .left = 6000, .flags = MSG_DONTWAIT};
+
+	for (int i = 0; i < 60; i++)
+		iov[i] = (struct iovec){buf + (size_t)i * 100, 100};
+	cr_assert_eq(put(5000), 5000);
+	settle();
+	cr_assert_eq(take(1, 0), 1);
+	cr_assert_eq(put(50), 50);
+	cr_assert(on_ring());
+	cr_assert_eq(xvm_rx(s[1], fd[1], &io), 4999);
+	for (int i = 0; i < 4999; i++)
+		cr_assert_eq(buf[i], pattern(got + (uint64_t)i));
+	got += 4999;
+	cr_assert_eq(take(1000, 0), 50);
+}
+
 Test(phases, pads_behind_the_boundary_are_taken_off)
 {
 	take(1, 0);

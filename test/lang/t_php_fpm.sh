@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# limit: 180
+# PHP-FPM behind nginx, both preloaded: posts come back, also after FPM has executed itself anew, and
+# under load. Not while it does: plain, too, it drops requests on connections that are kept.
+. "$(dirname "$0")/../lib/net.sh"
+. "$SRC/test/lib/load.sh"
+. "$SRC/test/lib/web.sh"
+
+fpm=$(find /usr/sbin -name 'php-fpm*' | sort -V | tail -n 1)
+[[ -n $fpm ]] || fail "PHP-FPM is not installed"
+mkdir -p "$T/www"
+cp "$SRC/test/lang/echo.php" "$T/www/"
+chmod 755 "$T/www"
+cat >"$T/fpm.conf" <<END
+[global]
+error_log = $T/fpm.err
+daemonize = no
+process_control_timeout = 1s
+[www]
+listen = $B4:9000
+user = www-data
+pm = static
+pm.max_children = 8
+END
+web_files 1000
+web_conf "$A4"
+# FPM in b is asked by nginx in a, on connections that it keeps. A child serves but one: as many as could be needed.
+sed -i -e 's|worker_processes 2|worker_processes 1|' -e '/listen/,$d' -e 's|access_log off;.*|access_log off; upstream fpm { server '"$B4"':9000; keepalive 8; }|' "$T/nginx.conf"
+cat >>"$T/nginx.conf" <<END
+	listen $A4:8080;
+	client_body_buffer_size 1m;
+	location / {
+		include /etc/nginx/fastcgi_params;
+		fastcgi_param SCRIPT_FILENAME $T/www/echo.php;
+		fastcgi_keep_conn on;
+		fastcgi_next_upstream error timeout non_idempotent;
+		fastcgi_pass fpm;
+	}
+} }
+END
+
+reloads()
+{
+	(($(grep -c 'ready to handle connections' "$T/fpm.err" || true) > $1))
+}
+
+start_xvmd
+random_file "$T/in" 1000000
+for mode in $MODES; do
+	set_mode "$mode"
+	: >"$T/fpm.err"
+	bg_server fpm "$fpm" -F -R -y "$T/fpm.conf"
+	s=$PID
+	wait_port b 9000
+	bg_client nginx nginx -c "$T/nginx.conf"
+	n=$PID
+	wait_port a 8080
+	step "posts"
+	for i in 1 2 3; do
+		plain host curl -sS --data-binary "@$T/in" -o "$T/got" "http://$A4:8080/$i"
+		same "$T/in" "$T/got"
+	done
+	step "a reload"
+	kill -USR2 "$s"
+	wait_for 30 reloads 1 || fail "no reload: $(tail "$T/fpm.err")"
+	plain host curl -sS --data-binary "@$T/in" -o "$T/got" "http://$A4:8080/again"
+	same "$T/in" "$T/got"
+	step "load"
+	load_http load "$A4" 8080 4 post /
+	expect_path "$n" "$s"
+	compat "PHP-FPM" "$("$fpm" -v | sed -n 's/^PHP \([0-9.]*\).*/\1/p')" "$s"
+	load_done
+	stop "$n"
+	stop "$s"
+	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.log" || fail "nginx's log"
+	! grep -E 'exited on signal (4|6|7|8|11)|ALERT' "$T/fpm.err" || fail "FPM's log"
+	nothing_broken
+done
