@@ -30,7 +30,8 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 
 	xvm_busy(&s->ep->tx_busy, true);
 	r = xvm_pads_send(fd);
-	if (r == 0)
+	/* Where it can never be sent, the kernel's end or error tells R. */
+	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		s->ep->tx_owed = XVM_OWED_NOTHING;
 	xvm_busy(&s->ep->tx_busy, false);
 	if (r < 0)
@@ -49,10 +50,14 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_NOTHING)
 		return 0;
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
-		/* C3: the epoch is out; pairs with xvm_cut_rx(). */
+		/* C3, S6: the epoch is out; pairs with xvm_cut_rx() and xvm_pads_finish(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (!xvm_cut_by_peer(s))
-			return owed_pad_locked(s, fd);
+		if (!xvm_cut_by_peer(s)) {
+			if (!atomic_load(&s->peer.shm->rx_closed))
+				return owed_pad_locked(s, fd);
+			s->ep->tx_owed = XVM_OWED_NOTHING;
+			return 0;
+		}
 		r = xvm_cut_recall_locked(s, fd);
 		if (r < 0)
 			return r;
@@ -77,6 +82,9 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 		xvm_epoll_changed(s);
 		return r;
 	}
+	/* Nothing follows, or nobody reads it: a pad would draw an RST, or could not be sent. */
+	if ((atomic_load(&ep->flags) & XVM_EPF_TX_SHUT) || atomic_load(&s->peer.shm->rx_closed))
+		return 0;
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
 	/* Its holder may be killed from here on: see xvm_tx_recount_locked(). */

@@ -148,7 +148,9 @@ class Stage:
         return self.out
 
     def tell(self, text):
-        self.out.append(self.at + text.split("\t")[0].strip())
+        # On TCP the FIN waits behind what the window has no room for, and on the ring it overtakes that.
+        text = re.sub(r"FIN_WAIT[12]$", "FIN_WAIT", text.split("\t")[0].strip())
+        self.out.append(self.at + text)
 
     def step(self, words):
         if not words:
