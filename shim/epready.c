@@ -25,6 +25,8 @@ static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint3
 {
 	uint32_t input = XVM_EP_IN | EPOLLRDHUP, news = bits & ~(input | XVM_EP_OUT);
 
+	if (!r->fresh)
+		news &= ~r->told;
 	if (r->fresh || now->in != r->edge.in)
 		news |= bits & input;
 	if (r->fresh || now->out != r->edge.out)
@@ -43,6 +45,7 @@ void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm
 		r->edge.out = now->out;
 	else if (r->fresh)
 		r->edge.out = now->out - 1;
+	r->told = bits & ~(XVM_EP_IN | EPOLLRDHUP | XVM_EP_OUT);
 	r->fresh = false;
 	r->idle = 0;
 	r->vain = 0;

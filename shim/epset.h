@@ -44,7 +44,8 @@ struct xvm_reg {
 	bool spent; /* one-shot: reported, and not asked for again */
 	bool fresh; /* edge-triggered: nothing reported since it was last asked for */
 	bool calm;  /* level-triggered, but edge-triggered in the kernel: see vain */
-	struct xvm_edge edge; /* what was last reported */
+	struct xvm_edge edge; /* what was last reported, */
+	uint32_t told;	      /* and of errors and ends, which make an edge when they come */
 	uint64_t call;	      /* e->call in which it was reported */
 
 	uint32_t armed; /* EPOLLIN, EPOLLOUT: sleep words that were set for it */

@@ -442,7 +442,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
 	ssize_t r, done = 0;
-	bool last = false;
+	bool last = false, all = io->flags & MSG_WAITALL;
+	uint64_t epoch;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(
@@ -457,14 +458,16 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
 			return wait ? -EINTR : -EAGAIN;
+		epoch = ep->rx_epoch;
 		r = take_locked(s, fd, io, wait);
+		epoch ^= ep->rx_epoch;
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
 			if (io->flags & MSG_PEEK) {
-				size_t all =
+				size_t most =
 					io->left < s->peer.ring_size ? io->left : s->peer.ring_size;
 
-				if (!(io->flags & MSG_WAITALL) || !wait || last || (size_t)r >= all)
+				if (!all || !wait || last || (size_t)r >= most)
 					return r;
 				if (timeo && !deadline)
 					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
@@ -473,11 +476,13 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			}
 			xvm_rx_room(s, fd);
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
-			if (!(io->flags & MSG_WAITALL) || io->left == 0)
+			/* One receive takes all that is there, also on both sides of a boundary. */
+			if (io->left == 0 ||
+			    (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch))
 				return done;
 			continue;
 		}
-		if (r != -EAGAIN || !wait)
+		if (r != -EAGAIN || !wait || (done && !all))
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;

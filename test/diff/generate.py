@@ -77,8 +77,8 @@ class Sequence:
                 args += " null"
             elif n and call in ("send", "write", "sendto") and r.random() < 0.03:
                 args += " bad"
-        if call in ("send", "sendto", "sendmsg", "sendmmsg"):
-            args += self.flags(["DONTWAIT", "NOSIGNAL", "MORE", "EOR", "DONTROUTE"])
+        if call in ("send", "sendto", "sendmsg", "sendmmsg"):  # not MORE: TCP sends it some time
+            args += self.flags(["DONTWAIT", "NOSIGNAL", "EOR", "DONTROUTE"])
             if r.random() < 0.02:
                 args += " OOB"
         if call == "sendfile" and r.random() < 0.6:
