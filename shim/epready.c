@@ -20,6 +20,13 @@ static bool on_ring(struct xvm_sock *s)
 	return __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED) & 1;
 }
 
+/* Is what the kernel reports pads? Not where the peer has left the ring, and we are still there. */
+static bool only_pads(struct xvm_sock *s)
+{
+	return on_ring(s) && atomic_load(&s->peer.shm->epoch) ==
+				     __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED);
+}
+
 /* Of bits that are true now, those that make an edge since the last report. */
 static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
 {
@@ -113,7 +120,7 @@ uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	xvm_epset_heat(e, r);
 	now = xvm_sock_edge(r->sock);
 	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
-	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
+	if (bits && (r->events & EPOLLET) && ring && only_pads(r->sock) &&
 	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
 	    !edges(r, &now, bits))
 		bits = 0; /* a pad for what has been reported */
@@ -211,11 +218,17 @@ static void take_pads(struct xvm_epoll *e)
 
 int xvm_epset_prepare(struct xvm_epoll *e)
 {
+	struct xvm_waker *w;
 	bool found = false;
 	int bound;
 
 	if (xvm_lock(&e->lock) < 0)
 		return MORE_MS;
+	/* A ring that was answered without a wait in e. One that is not is found below, and e is
+	 * rung anew for whoever sleeps in it. */
+	w = atomic_load(&e->waker);
+	if (w && !e->inherited)
+		xvm_waker_drain(w);
 	xvm_epset_settle(e);
 	if (!e->broken)
 		take_pads(e);

@@ -34,7 +34,7 @@ bool xvm_rx_peek(struct xvm_sock *s)
 uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	uint64_t avail;
+	uint64_t avail, was;
 	uint32_t out = 0;
 	int r;
 
@@ -44,6 +44,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	xvm_rx_consent_locked(s, fd);
 	if (kernel)
 		ep->rx_kcheck = 1;
+	was = ep->rx_epoch;
 	do {
 		r = xvm_rx_settle_locked(s, fd, &avail);
 		if (r < 0) {
@@ -63,6 +64,9 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 		}
 		if (!(ep->rx_epoch & 1)) {
 			out = kernel & EPOLLIN;
+			/* R4: what it spoke of may have been the pad that was just taken. */
+			if (out && was != ep->rx_epoch && !xvm_readable(fd))
+				out = 0;
 			break;
 		}
 		if (atomic_load(&s->peer.shm->fin) == ep->rx_tail + 1 &&
@@ -93,7 +97,18 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 		return 0;
 	xvm_rx_recount_locked(s, fd);
 	xvm_rx_consent_locked(s, fd);
-	if (xvm_rx_settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
+	if (xvm_rx_settle_locked(s, fd, &avail) != 0)
+		goto out;
+	if (ep->rx_epoch & 1) {
+		/* S has left: behind the boundary and its pads lie bytes of TCP. */
+		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch && !xvm_cut_begun(s) &&
+		    REAL(ioctl)(fd, SIOCINQ, &inq) == 0) {
+			uint64_t due = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
+
+			if ((uint64_t)inq > due)
+				avail += (uint64_t)inq - due;
+		}
+	} else {
 		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
 		REAL(ioctl)(fd, SIOCINQ, &inq);
 		avail = (uint64_t)inq;
@@ -108,6 +123,7 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 			}
 		}
 	}
+out:
 	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
 }

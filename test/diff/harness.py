@@ -185,8 +185,8 @@ class Stage:
 
     @staticmethod
     def note(actor, word, answer):
-        """The descriptors that have names."""
-        if "=" in word:
+        """The descriptors that have names; of epolls no end is looked at."""
+        if "=" in word and "epoll" not in word:
             result = answer.split(" = ", 1)[1].split()[0]
             if result.isdigit():
                 actor.names[word.split("=")[0]] = int(result)
