@@ -5,6 +5,8 @@
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
 #define XVM_REAL_IS_QUIET
+#include <linux/sockios.h>
+
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
@@ -146,7 +148,8 @@ void xvm_rx_error_locked(struct xvm_sock *s, int err)
 	    (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
 	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
-	    !atomic_load(&p->rx_closed)) {
+	    !atomic_load(&p->rx_closed) && !atomic_load(&s->mine.shm->rx_closed)) {
+		/* S6: to us, had we closed, it would have sent none: what drew it was data. */
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
 		xvm_rx_eof_locked(s);
 	} else if (!ep->rx_err) {
@@ -299,7 +302,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	uint64_t avail, epoch, bnd, limit;
 	bool bounded;
 	ssize_t r;
-	int err;
+	int err, mark = 0;
 
 	xvm_rx_recount_locked(s, fd);
 	xvm_rx_consent_locked(s, fd);
@@ -356,6 +359,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if ((int64_t)limit <= 0)
 				continue;
 		}
+		if (io->some && REAL(ioctl)(fd, SIOCATMARK, &mark) == 0 && mark)
+			return -EAGAIN;
 		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(fd, io, limit);
 		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
@@ -480,6 +485,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			if (io->left == 0 ||
 			    (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch))
 				return done;
+			io->some = !all;
 			continue;
 		}
 		if (r != -EAGAIN || !wait || (done && !all))

@@ -176,22 +176,26 @@ static void kick(void)
 			pthread_kill(c->thread, SIGUSR1);
 }
 
-/* Asleep in the kernel, with nothing due that would wake it? */
-static bool asleep(pid_t tid)
+/* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
+static bool asleep(pid_t tid, unsigned long *sleeps)
 {
-	char path[64], buf[200];
-	const char *p;
-	long fd, n;
+	char path[64], buf[4096];
+	const char *state, *n;
+	long fd, len;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
 	fd = xvm_sys(SYS_openat, AT_FDCWD, path, O_RDONLY);
 	if (fd < 0)
 		return false;
-	n = xvm_sys(SYS_read, fd, buf, sizeof(buf) - 1);
+	len = xvm_sys(SYS_read, fd, buf, sizeof(buf) - 1);
 	xvm_sys(SYS_close, fd);
-	buf[n > 0 ? n : 0] = 0;
-	p = strrchr(buf, ')');
-	return p && p[1] == ' ' && p[2] == 'S';
+	buf[len > 0 ? len : 0] = 0;
+	state = strstr(buf, "\nState:");
+	n = strstr(buf, "\nvoluntary_ctxt_switches:");
+	if (!state || !n)
+		return false;
+	*sleeps += strtoul(n + strlen("\nvoluntary_ctxt_switches:"), NULL, 10);
+	return state[strlen("\nState:\t")] == 'S';
 }
 
 /* ---- quiet ---- */
@@ -241,6 +245,7 @@ static unsigned flush(void)
 static void settle(char *out, size_t size)
 {
 	struct call **at = &pending, *c;
+	unsigned long sleeps = 0;
 	unsigned unacked;
 	bool busy = false;
 	size_t n;
@@ -259,11 +264,11 @@ static void settle(char *out, size_t size)
 			free(c);
 			continue;
 		}
-		busy = busy || !c->tid || !c->inside || !asleep(c->tid);
+		busy = busy || !c->tid || !c->inside || !asleep(c->tid, &sleeps);
 		at = &c->next;
 	}
-	if (busy)
-		snprintf(out + n, size - n, "\nbusy");
+	if (busy || pending)
+		snprintf(out + n, size - n, busy ? "\nbusy" : "\nsleeps %lu", sleeps);
 }
 
 /* ---- control ---- */

@@ -131,6 +131,7 @@ class Sequence:
         else:
             fds = " ".join("%s:%s" % (n, r.choice(["r", "w", "rw", "x", "rwx"])) for n, _ in some)
             call = r.choice(["select", "pselect"])
+            timeout = max(timeout, 0)  # of a descriptor that is closed meanwhile nothing is promised
         self.say(who, "%s %d %s" % (call, timeout, fds), timeout < 0)
 
     def epoll(self, who, name, conn):

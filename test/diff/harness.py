@@ -193,18 +193,24 @@ class Stage:
 
     def settle(self):
         """Nothing happens any more by itself. Tells which calls have ended by then."""
-        ended, still, quiet, end = [], 0, False, time.time() + 20
+        ended, still, quiet, end, before = [], 0, False, time.time() + 20, None
         while not quiet:
-            quiet, unacked = True, 0
+            quiet, unacked, sleeps = True, 0, []
             for actor in list(self.actors.values()):
                 first, *rest = actor.ask("!settle").split("\n")
                 unacked += int(first.split()[1])
                 for line in rest:
+                    # All asleep, each at the moment when it was looked at: once more.
+                    if line.startswith("sleeps"):
+                        sleeps.append(line)
+                        continue
                     quiet = False
                     if line == "busy":
                         continue
                     actor.background -= 1
                     ended.append("%s %s" % (actor.name, self.partial(line)))
+            quiet = quiet and (not sleeps or sleeps == before)
+            before = sleeps
             # Busy without an end is spinning, a bounded matter.
             if time.time() > end:
                 raise Stuck("does not come to rest")
@@ -269,11 +275,12 @@ class Stage:
         actor = self.actors[words[0]]
         answer = actor.ask("fill " + words[1])
         self.tell("%s %s" % (words[0], answer))
-        self.filled[words[1]] = answer.split("\t")[1]
+        self.filled[tuple(words)] = answer.split("\t")[1]
 
     def do_drain(self, words):
         """drain B NAME: takes what fill has sent, and looks whether it is that."""
-        actor, sent = self.actors[words[0]], self.filled.pop(words[1], "0 811c9dc5")
+        actor, sent = self.actors[words[0]], self.filled.pop(
+            ("A" if words[0] == "B" else "B", words[1]), "0 811c9dc5")
         answer = actor.ask("drain %s %s" % (words[1], sent.split()[0])).split("\t")
         self.tell("%s drain %s%s" % (words[0], words[1], ": the same" if answer[1] == sent else ": OTHER BYTES"))
 
