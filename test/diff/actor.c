@@ -26,7 +26,7 @@ static int control, spare, echo_fd;
 static struct call *pending;
 
 __thread volatile int pipes;
-int file_fd, pipe_fd[2], listen_fd;
+int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
 
 void die(const char *what)
 {
@@ -282,8 +282,22 @@ static int hide(int fd, int at)
 	return at;
 }
 
+/* One that blocks in splice() keeps others from the pipe: each direction and process has its own.
+ */
+static void pipe_hide(int pair[2], int at)
+{
+	int p[2];
+
+	if (xvm_sys(SYS_pipe2, p, 0))
+		die("pipe");
+	pair[0] = hide(p[0], at);
+	pair[1] = hide(p[1], at + 1);
+}
+
 void become_child(void)
 {
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
 	xvm_sys(SYS_close, control);
 	control = spare;
 	pending = NULL;
@@ -369,7 +383,7 @@ static void set_up(int cpu)
 	struct sigaction sa = {.sa_handler = on_pipe};
 	socklen_t len = sizeof(sin);
 	cpu_set_t set;
-	int fd, p[2];
+	int fd;
 	char *file;
 
 	CPU_ZERO(&set);
@@ -392,10 +406,8 @@ static void set_up(int cpu)
 		die("file");
 	free(file);
 	file_fd = hide(fd, HIDDEN + 1);
-	if (xvm_sys(SYS_pipe2, p, 0))
-		die("pipe");
-	pipe_fd[0] = hide(p[0], HIDDEN + 2);
-	pipe_fd[1] = hide(p[1], HIDDEN + 3);
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
 	/* The listener is known to the library, so it is made and moved in its sight. */
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	sin.sin_port = 0;

@@ -65,7 +65,7 @@ void tell_bits(struct call *c, const struct bit *t, unsigned v);
 
 /* SIGPIPEs that this thread had. */
 extern __thread volatile int pipes;
-extern int file_fd, pipe_fd[2], listen_fd;
+extern int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
 
 /* In the child of a fork: its driver is another from now on. */
 void become_child(void);

@@ -370,13 +370,13 @@ static void op_splice_in(struct call *c)
 	n = n > (long)b.n ? (long)b.n : n;
 	begin(c);
 	do {
-		r = splice(fd, NULL, pipe_fd[1], NULL, (size_t)(n - sum),
+		r = splice(fd, NULL, pipe_in[1], NULL, (size_t)(n - sum),
 			   bits_of(splice_flags, arg(c, 3)));
 		sum += r > 0 ? r : 0;
 	} while (r > 0 && sum < n && ioctl(fd, FIONREAD, &more) == 0 && more > 0);
 	result(c, sum ? sum : r);
 	for (long got = 0; got < sum; got += r)
-		if ((r = xvm_sys(SYS_read, pipe_fd[0], b.memory + got, sum - got)) <= 0)
+		if ((r = xvm_sys(SYS_read, pipe_in[0], b.memory + got, sum - got)) <= 0)
 			die("pipe");
 	buffer_tell(c, &b, sum);
 	buffer_put(&b);
