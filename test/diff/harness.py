@@ -24,7 +24,7 @@ class Actor:
         except OSError:
             raise Stuck("%s is gone" % self.name)
 
-    def hear(self, seconds=20):
+    def hear(self, seconds=5):
         self.sock.settimeout(seconds)
         try:
             got = self.sock.recv(16384)
@@ -215,7 +215,7 @@ class Stage:
             if time.time() > end:
                 raise Stuck("does not come to rest")
             # An acknowledgement may be late; one of what nobody takes does not come.
-            if quiet and unacked and still < 100:
+            if quiet and unacked and still < 25:
                 still += 1
                 quiet = False
                 time.sleep(0.002)
