@@ -20,11 +20,20 @@ static bool on_ring(struct xvm_sock *s)
 	return __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED) & 1;
 }
 
+/* Is what the kernel reports pads? Not where the peer has left the ring, and we are still there. */
+static bool only_pads(struct xvm_sock *s)
+{
+	return on_ring(s) && atomic_load(&s->peer.shm->epoch) ==
+				     __atomic_load_n(&s->ep->rx_epoch, __ATOMIC_RELAXED);
+}
+
 /* Of bits that are true now, those that make an edge since the last report. */
 static uint32_t edges(const struct xvm_reg *r, const struct xvm_edge *now, uint32_t bits)
 {
 	uint32_t input = XVM_EP_IN | EPOLLRDHUP, news = bits & ~(input | XVM_EP_OUT);
 
+	if (!r->fresh)
+		news &= ~r->told;
 	if (r->fresh || now->in != r->edge.in)
 		news |= bits & input;
 	if (r->fresh || now->out != r->edge.out)
@@ -43,6 +52,7 @@ void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm
 		r->edge.out = now->out;
 	else if (r->fresh)
 		r->edge.out = now->out - 1;
+	r->told = bits & ~(XVM_EP_IN | EPOLLRDHUP | XVM_EP_OUT);
 	r->fresh = false;
 	r->idle = 0;
 	r->vain = 0;
@@ -114,7 +124,7 @@ uint32_t xvm_epset_feed(struct xvm_epoll *e, struct xvm_reg *r, uint32_t kernel)
 	xvm_epset_heat(e, r);
 	now = xvm_sock_edge(r->sock);
 	bits = xvm_sock_poll(r->sock, r->fd, wanted(r), kernel);
-	if (bits && (r->events & EPOLLET) && ring && on_ring(r->sock) &&
+	if (bits && (r->events & EPOLLET) && ring && only_pads(r->sock) &&
 	    !((kernel & ~(uint32_t)EPOLLRDHUP) & (XVM_EP_OUT | EPOLLERR | EPOLLHUP | EPOLLPRI)) &&
 	    !edges(r, &now, bits))
 		bits = 0; /* a pad for what has been reported */

@@ -207,6 +207,8 @@ void xvm_epset_unwake(struct xvm_epoll *e)
 	struct xvm_waker *w = atomic_load(&e->waker);
 	int fd = atomic_load(&kick_fd) - 1;
 
+	if (e->inherited)
+		return; /* the parent's wake-ups come that way too */
 	if (w)
 		xvm_waker_drain(w);
 	else if (fd >= 0)

@@ -45,7 +45,8 @@ struct xvm_reg {
 	bool fresh;  /* edge-triggered: nothing reported since it was last asked for */
 	bool calm;   /* level-triggered, but edge-triggered in the kernel: see vain */
 	bool parked; /* the application has deleted it, the kernel has it still: xvm_epset_park() */
-	struct xvm_edge edge; /* what was last reported */
+	struct xvm_edge edge; /* what was last reported, */
+	uint32_t told;	      /* and of errors and ends, which make an edge when they come */
 	uint64_t rx_epoch; /* edge-triggered: where its reader was when the kernel was last asked */
 	uint64_t call;	   /* e->call in which it was reported */
 

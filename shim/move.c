@@ -167,6 +167,9 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 		errno = EAGAIN;
 	if (r <= 0)
 		return -1;
+	/* An error, before anything is taken out of the pipe. */
+	if (send(out, "", 0, 0) < 0)
+		return -1;
 	r = REAL(read)(in, buf, n);
 	for (done = 0; done < r; done += w) {
 		w = send(out, buf + done, (size_t)(r - done), 0);

@@ -230,15 +230,17 @@ bool xvm_sock_unwakeable(struct xvm_sock *s, uint32_t kmask)
 struct xvm_edge xvm_sock_edge(struct xvm_sock *s)
 {
 	struct xvm_shm_ep *ep = s->ep;
+	uint32_t flags = atomic_load(&ep->flags);
 	struct xvm_edge e;
 
+	/* Each end is one, our own as well. */
 	e.in = atomic_load_explicit(&s->peer.shm->head, memory_order_acquire) +
-	       *(volatile uint64_t *)&ep->rx_epoch +
-	       (atomic_load(&ep->flags) & XVM_EPF_FIN_SEEN ? 1 : 0) +
+	       *(volatile uint64_t *)&ep->rx_epoch + (flags & XVM_EPF_FIN_SEEN ? 1 : 0) +
+	       (flags & XVM_EPF_RX_SHUT ? 1 : 0) +
 	       (atomic_load_explicit(&s->peer.shm->fin, memory_order_relaxed) ? 1 : 0);
 	/* Room makes an edge only after a send that found none. */
 	e.out = atomic_load_explicit(&ep->tx_full, memory_order_relaxed) +
-		*(volatile uint64_t *)&ep->tx_epoch;
+		*(volatile uint64_t *)&ep->tx_epoch + (flags & XVM_EPF_TX_SHUT ? 1 : 0);
 	return e;
 }
 
@@ -290,6 +292,8 @@ static void cancelled(void *arg)
 	xvm_sock_disarm(n->s, n->what, n->w, xvm_lock_tid());
 	atomic_fetch_sub(&n->s->asleep, 1);
 	if (n->w) {
+		if (n->what == EPOLLOUT)
+			xvm_wait_announce(n->w, NULL);
 		xvm_waker_drain(n->w);
 		xvm_waker_put(n->w);
 	}
@@ -375,6 +379,9 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = restartable || s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
+	/* Our own shutdown ends a wait for room, and the kernel does not tell of it. */
+	if (w && what == EPOLLOUT)
+		xvm_wait_announce(w, s);
 	if (xvm_sock_peek(s, what)) {
 		r = 0;
 		goto out;
@@ -419,6 +426,8 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 			xvm_waker_drain(w);
 	}
 out:
+	if (w && what == EPOLLOUT)
+		xvm_wait_announce(w, NULL);
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
 	fd = *fdp = xvm_sock_fd(s, fd);
 	atomic_fetch_sub(&s->asleep, 1);

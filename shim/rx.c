@@ -5,6 +5,8 @@
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
 #define XVM_REAL_IS_QUIET
+#include <linux/sockios.h>
+
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
@@ -202,7 +204,8 @@ void xvm_rx_error_locked(struct xvm_sock *s, int err)
 	    (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
 	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
-	    !atomic_load(&p->rx_closed)) {
+	    !atomic_load(&p->rx_closed) && !atomic_load(&s->mine.shm->rx_closed)) {
+		/* S6: to us, had we closed, it would have sent none: what drew it was data. */
 		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
 		xvm_rx_eof_locked(s);
 	} else if (!ep->rx_err) {
@@ -355,7 +358,7 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	uint64_t avail, epoch, bnd, limit;
 	bool bounded;
 	ssize_t r;
-	int err;
+	int err, mark = 0;
 
 	xvm_rx_recount_locked(s, fd);
 	xvm_rx_consent_locked(s, fd);
@@ -412,6 +415,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if ((int64_t)limit <= 0)
 				continue;
 		}
+		if (io->some && REAL(ioctl)(fd, SIOCATMARK, &mark) == 0 && mark)
+			return -EAGAIN;
 		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(s, fd, io, limit);
 		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
@@ -498,7 +503,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
 	ssize_t r, done = 0;
-	bool last = false;
+	bool last = false, all = io->flags & MSG_WAITALL;
+	uint64_t epoch;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(
@@ -513,14 +519,16 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
 			return wait ? -EINTR : -EAGAIN;
+		epoch = ep->rx_epoch;
 		r = take_locked(s, fd, io, wait);
+		epoch ^= ep->rx_epoch;
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
 			if (io->flags & MSG_PEEK) {
-				size_t all =
+				size_t most =
 					io->left < s->peer.ring_size ? io->left : s->peer.ring_size;
 
-				if (!(io->flags & MSG_WAITALL) || !wait || last || (size_t)r >= all)
+				if (!all || !wait || last || (size_t)r >= most)
 					return r;
 				if (timeo && !deadline)
 					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
@@ -529,11 +537,14 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			}
 			xvm_rx_room(s, fd);
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
-			if (!(io->flags & MSG_WAITALL) || io->left == 0)
+			/* One receive takes all that is there, also on both sides of a boundary. */
+			if (io->left == 0 ||
+			    (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch))
 				return done;
+			io->some = !all;
 			continue;
 		}
-		if (r != -EAGAIN || !wait)
+		if (r != -EAGAIN || !wait || (done && !all))
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;

@@ -104,7 +104,18 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 		return 0;
 	xvm_rx_recount_locked(s, fd);
 	xvm_rx_consent_locked(s, fd);
-	if (xvm_rx_settle_locked(s, fd, &avail) == 0 && !(ep->rx_epoch & 1)) {
+	if (xvm_rx_settle_locked(s, fd, &avail) != 0)
+		goto out;
+	if (ep->rx_epoch & 1) {
+		/* S has left: behind the boundary and its pads lie bytes of TCP. */
+		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch && !xvm_cut_begun(s) &&
+		    REAL(ioctl)(fd, SIOCINQ, &inq) == 0) {
+			uint64_t due = atomic_load(&s->peer.shm->bnd_tcp) - ep->rx_tcp_got;
+
+			if ((uint64_t)inq > due)
+				avail += (uint64_t)inq - due;
+		}
+	} else {
 		epoch = atomic_load_explicit(&s->peer.shm->epoch, memory_order_acquire);
 		REAL(ioctl)(fd, SIOCINQ, &inq);
 		avail = (uint64_t)inq;
@@ -119,6 +130,7 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 			}
 		}
 	}
+out:
 	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
 }

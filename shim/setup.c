@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <stdarg.h>
 
+#include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
@@ -129,6 +130,9 @@ XVM_WRAP int shutdown(int fd, int how)
 	    (atomic_load(&s->ep->flags) & XVM_EPF_TX_SHUT))
 		atomic_store(&s->mine.shm->rx_closed, 1);
 	r = later && how == SHUT_WR ? 0 : REAL(shutdown)(fd, later ? SHUT_RD : how);
+	/* The kernel wakes whoever waits for room, too; it was not asked for that. */
+	if (xvm_sock_on(s))
+		xvm_epoll_changed(s);
 	xvm_sock_put(s);
 	return r;
 }

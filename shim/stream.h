@@ -17,6 +17,7 @@ struct xvm_io {
 	size_t left;	    /* bytes that are not */
 	struct msghdr *msg; /* recvmsg, sendmsg: for the kernel's other results, or NULL */
 	int flags;	    /* MSG_* */
+	bool some;	    /* received already, by this call: it does not pass an urgent mark */
 };
 
 /* A fault spoils at most so much of a call. */

@@ -30,7 +30,8 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 
 	xvm_busy(&s->ep->tx_busy, true);
 	r = xvm_pads_send(fd);
-	if (r == 0)
+	/* Where it can never be sent, the kernel's end or error tells R. */
+	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		s->ep->tx_owed = XVM_OWED_NOTHING;
 	xvm_busy(&s->ep->tx_busy, false);
 	if (r < 0)
@@ -49,10 +50,14 @@ static int owed_locked(struct xvm_sock *s, int fd)
 	if (s->ep->tx_owed == XVM_OWED_NOTHING)
 		return 0;
 	if (s->ep->tx_owed == XVM_OWED_PAD) {
-		/* C3: the epoch is out; pairs with xvm_cut_rx(). */
+		/* C3, S6: the epoch is out; pairs with xvm_cut_rx() and xvm_pads_finish(). */
 		atomic_thread_fence(memory_order_seq_cst);
-		if (!xvm_cut_by_peer(s))
-			return owed_pad_locked(s, fd);
+		if (!xvm_cut_by_peer(s)) {
+			if (!atomic_load(&s->peer.shm->rx_closed))
+				return owed_pad_locked(s, fd);
+			s->ep->tx_owed = XVM_OWED_NOTHING;
+			return 0;
+		}
 		r = xvm_cut_recall_locked(s, fd);
 		if (r < 0)
 			return r;
@@ -77,6 +82,9 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 		xvm_epoll_changed(s);
 		return r;
 	}
+	/* Nothing follows, or nobody reads it: a pad would draw an RST, or could not be sent. */
+	if ((atomic_load(&ep->flags) & XVM_EPF_TX_SHUT) || atomic_load(&s->peer.shm->rx_closed))
+		return 0;
 	if (atomic_load_explicit(&s->peer.shm->reached, memory_order_acquire) != ep->tx_epoch)
 		return -EAGAIN;
 	/* Its holder may be killed from here on: see xvm_tx_recount_locked(). */
@@ -380,8 +388,17 @@ void xvm_tx_enter(struct xvm_sock *s, int fd)
 	xvm_unlock(&s->ep->tx_lock);
 }
 
+/* A millisecond. */
+static ssize_t pass(uint64_t deadline)
+{
+	if (REAL(poll)(NULL, 0, 1) < 0)
+		return -EINTR;
+	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
+}
+
 ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 {
+	bool urgent;
 	struct xvm_shm_ep *ep = s->ep;
 	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
 	int64_t timeo = atomic_load_explicit(&ep->sndtimeo_us, memory_order_relaxed);
@@ -390,6 +407,13 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 
 	if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) || (io->msg && io->msg->msg_controllen))
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
+	/* Taken from the kernel and not yet told: of those who might tell it we are the first. */
+	if (__builtin_expect(*(volatile int32_t *)&ep->rx_err, 0)) {
+		int err = xvm_rx_error(s);
+
+		if (err)
+			return -err;
+	}
 	if (io->left == 0) /* none to move, but perhaps an error to tell */
 		return kernel_send_nothing(fd, io);
 	xvm_link_poll();
@@ -402,7 +426,10 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			return wait ? -EINTR : -EAGAIN;
 		if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) && (ep->tx_epoch & 1))
 			leave_locked(s, fd, XVM_R_UNSUPPORTED);
-		r = put_locked(s, fd, io);
+		urgent = (io->flags & MSG_OOB) && (ep->tx_epoch & 1) &&
+			 !atomic_load(&s->peer.shm->rx_closed) &&
+			 !(atomic_load(&ep->flags) & XVM_EPF_TX_SHUT);
+		r = urgent ? -EAGAIN : put_locked(s, fd, io);
 		xvm_unlock(&ep->tx_lock);
 		if (r > 0) {
 			done += (ssize_t)xvm_io_advance(io, (size_t)r);
@@ -415,7 +442,10 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		r = xvm_sock_wait(s, &fd, EPOLLOUT, deadline, timeo || done);
+		/* S3: on the ring nothing is urgent, so wait until R has passed the enter. It says
+		 * so to nobody. */
+		r = urgent ? pass(deadline)
+			   : xvm_sock_wait(s, &fd, EPOLLOUT, deadline, timeo || done);
 		if (r < 0)
 			break;
 	}

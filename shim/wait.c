@@ -88,6 +88,23 @@ void xvm_wait_forked(void)
 		atomic_store(&sleeping[i], 0);
 }
 
+static void announce_classes(struct xvm_waker *w, uint64_t classes)
+{
+	if (classes)
+		atomic_store(&sleeper[w->index], w);
+	atomic_store(&sleeping[w->index], classes);
+	if (classes)
+		atomic_fetch_or(&any_sleeping, 1ull << w->index);
+	else
+		atomic_fetch_and(&any_sleeping, ~(1ull << w->index));
+	atomic_thread_fence(memory_order_seq_cst);
+}
+
+void xvm_wait_announce(struct xvm_waker *w, struct xvm_sock *s)
+{
+	announce_classes(w, s ? class_of(s) : 0);
+}
+
 static void announce(struct pset *p, bool on)
 {
 	uint64_t classes = 0;
@@ -97,14 +114,7 @@ static void announce(struct pset *p, bool on)
 	for (unsigned i = 0; on && i < p->nslots; i++)
 		if (p->slots[i].on)
 			classes |= class_of(p->slots[i].s);
-	if (on)
-		atomic_store(&sleeper[p->w->index], p->w);
-	atomic_store(&sleeping[p->w->index], classes);
-	if (on)
-		atomic_fetch_or(&any_sleeping, 1ull << p->w->index);
-	else
-		atomic_fetch_and(&any_sleeping, ~(1ull << p->w->index));
-	atomic_thread_fence(memory_order_seq_cst);
+	announce_classes(p->w, classes);
 }
 
 /* ---- the set ------------------------------------------------------------ */

@@ -25,6 +25,9 @@ _Atomic uint32_t xvm_link_count;
 void xvm_epoll_changed(struct xvm_sock *s)
 {
 }
+void xvm_wait_announce(struct xvm_waker *w, struct xvm_sock *s)
+{
+}
 void xvm_epoll_tracked(struct xvm_sock *sock, int f)
 {
 }

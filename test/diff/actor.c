@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The endpoint's control: its names, threads for calls that may block, and when it is quiet. */
+#include "test/diff/actor.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "transport/sys.h"
+
+#define NAMES 40
+#define FILE_SIZE (1 << 20)
+
+static struct {
+	char name[16];
+	int fd;
+} names[NAMES];
+static int control, spare, echo_fd;
+static struct call *pending;
+
+__thread volatile int pipes;
+int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
+
+void die(const char *what)
+{
+	perror(what);
+	_exit(2);
+}
+
+void tell(struct call *c, const char *fmt, ...)
+{
+	size_t n = strlen(c->out);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(c->out + n, sizeof(c->out) - n, fmt, ap);
+	va_end(ap);
+}
+
+void result(struct call *c, long r)
+{
+	c->err = errno;
+	c->r = r;
+	if (r < 0)
+		tell(c, "%s", strerrorname_np(c->err) ?: "?");
+	else
+		tell(c, "%ld", r);
+}
+
+void begin(struct call *c)
+{
+	pipes = 0;
+	c->inside = true;
+	errno = 0;
+}
+
+const char *arg(const struct call *c, int i)
+{
+	return i < c->words ? c->word[i] : "";
+}
+
+int fd_of(const char *name)
+{
+	for (int i = 0; i < NAMES; i++)
+		if (!strcmp(names[i].name, name))
+			return names[i].fd;
+	return (int)number(name, 199);
+}
+
+void set_name(const char *name, int fd)
+{
+	int free_slot = -1;
+
+	for (int i = 0; i < NAMES; i++) {
+		if (!strcmp(names[i].name, name)) {
+			names[i].fd = fd;
+			return;
+		}
+		if (free_slot < 0 && !names[i].name[0])
+			free_slot = i;
+	}
+	if (free_slot < 0)
+		die("too many names");
+	snprintf(names[free_slot].name, sizeof(names[0].name), "%s", name);
+	names[free_slot].fd = fd;
+}
+
+long number(const char *s, long none)
+{
+	char *end;
+	long v = strtol(s, &end, 0);
+
+	if (!strcmp(s, "huge"))
+		return 1l << 44;
+	return end == s ? none : v;
+}
+
+unsigned bits_of(const struct bit *t, const char *s)
+{
+	unsigned v = 0;
+
+	while (*s) {
+		size_t n = strcspn(s, "|,");
+
+		for (const struct bit *b = t; b->name; b++)
+			if (strlen(b->name) == n && !memcmp(b->name, s, n))
+				v |= b->value;
+		s += n + (s[n] != 0);
+	}
+	return v;
+}
+
+void tell_bits(struct call *c, const struct bit *t, unsigned v)
+{
+	const char *sep = "";
+
+	for (const struct bit *b = t; b->name; b++)
+		if (v & b->value) {
+			tell(c, "%s%s", sep, b->name);
+			sep = "|";
+		}
+	if (!*sep)
+		tell(c, "-");
+}
+
+/* ---- threads ---- */
+
+static void run(struct call *c)
+{
+	const struct op *const tables[] = {data_ops, wait_ops, life_ops};
+
+	for (int t = 0; t < 3; t++)
+		for (const struct op *op = tables[t]; op->name; op++)
+			if (!strcmp(op->name, c->word[0])) {
+				begin(c);
+				op->run(c);
+				if (c->name && c->r >= 0)
+					set_name(c->name, (int)c->r);
+				if (pipes)
+					tell(c, " SIGPIPE");
+				return;
+			}
+	tell(c, "no such call");
+}
+
+static void *thread_run(void *arg)
+{
+	struct call *c = arg;
+
+	c->tid = (pid_t)xvm_sys(SYS_gettid);
+	run(c);
+	c->done = true;
+	return NULL;
+}
+
+static void on_pipe(int sig)
+{
+	pipes++;
+}
+
+static void on_kick(int sig)
+{
+}
+
+static void kick(void)
+{
+	for (struct call *c = pending; c; c = c->next)
+		if (!c->done)
+			pthread_kill(c->thread, SIGUSR1);
+}
+
+/* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
+static bool asleep(pid_t tid, unsigned long *sleeps)
+{
+	char path[64], buf[4096];
+	const char *state, *n;
+	long fd, len;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	fd = xvm_sys(SYS_openat, AT_FDCWD, path, O_RDONLY);
+	if (fd < 0)
+		return false;
+	len = xvm_sys(SYS_read, fd, buf, sizeof(buf) - 1);
+	xvm_sys(SYS_close, fd);
+	buf[len > 0 ? len : 0] = 0;
+	state = strstr(buf, "\nState:");
+	n = strstr(buf, "\nvoluntary_ctxt_switches:");
+	if (!state || !n)
+		return false;
+	*sleeps += strtoul(n + strlen("\nvoluntary_ctxt_switches:"), NULL, 10);
+	return state[strlen("\nState:\t")] == 'S';
+}
+
+/* ---- quiet ---- */
+
+static bool tcp_info(int fd, struct tcp_info *ti)
+{
+	socklen_t len = sizeof(*ti);
+
+	memset(ti, 0, sizeof(*ti));
+	return xvm_sys(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, ti, &len) == 0;
+}
+
+/*
+ * Loopback delivers what is sent on a processor in order. So a datagram to oneself comes back when
+ * the segments sent before it have been dealt with; the second one, when their answers have.
+ */
+static void barrier(void)
+{
+	char c = 0;
+
+	for (int i = 0; i < 2; i++)
+		if (xvm_sys(SYS_write, echo_fd, &c, 1) != 1 ||
+		    xvm_sys(SYS_read, echo_fd, &c, 1) != 1)
+			die("barrier");
+}
+
+/* Acknowledges at once what TCP would acknowledge later. Segments that are not acknowledged yet. */
+static unsigned flush(void)
+{
+	unsigned unacked = 0;
+	struct tcp_info ti;
+	int one = 1;
+
+	for (int i = 0; i < NAMES; i++) {
+		if (!names[i].name[0] || !tcp_info(names[i].fd, &ti))
+			continue;
+		if (ti.tcpi_state == TCP_ESTABLISHED || ti.tcpi_state == TCP_CLOSE_WAIT)
+			xvm_sys(SYS_setsockopt, names[i].fd, IPPROTO_TCP, TCP_QUICKACK, &one,
+				sizeof(one));
+		if (ti.tcpi_state != TCP_CLOSE && ti.tcpi_state != TCP_LISTEN)
+			unacked += ti.tcpi_unacked;
+	}
+	return unacked;
+}
+
+/* What has ended since, and whether anything may still go on by itself. */
+static void settle(char *out, size_t size)
+{
+	struct call **at = &pending, *c;
+	unsigned long sleeps = 0;
+	unsigned unacked;
+	bool busy = false;
+	size_t n;
+
+	barrier();
+	unacked = flush();
+	barrier();
+	if (unacked)
+		unacked = flush();
+	n = (size_t)snprintf(out, size, "unacked %u", unacked);
+	while ((c = *at)) {
+		if (c->done) {
+			pthread_join(c->thread, NULL);
+			n += (size_t)snprintf(out + n, size - n, "\n%s", c->out);
+			*at = c->next;
+			free(c);
+			continue;
+		}
+		busy = busy || !c->tid || !c->inside || !asleep(c->tid, &sleeps);
+		at = &c->next;
+	}
+	if (busy || pending)
+		snprintf(out + n, size - n, busy ? "\nbusy" : "\nsleeps %lu", sleeps);
+}
+
+/* ---- control ---- */
+
+static int hide(int fd, int at)
+{
+	if (fd < 0 || xvm_sys(SYS_dup3, fd, at, 0) != at)
+		die("hide");
+	if (fd != at)
+		xvm_sys(SYS_close, fd);
+	return at;
+}
+
+/* One that blocks in splice() keeps others from the pipe: each direction and process has its own.
+ */
+static void pipe_hide(int pair[2], int at)
+{
+	int p[2];
+
+	if (xvm_sys(SYS_pipe2, p, 0))
+		die("pipe");
+	pair[0] = hide(p[0], at);
+	pair[1] = hide(p[1], at + 1);
+}
+
+void become_child(void)
+{
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
+	xvm_sys(SYS_close, control);
+	control = spare;
+	pending = NULL;
+}
+
+static void reply(const char *s)
+{
+	if (xvm_sys(SYS_write, control, s, strlen(s)) < 0)
+		_exit(0);
+}
+
+static void command(struct call *c, bool own_thread)
+{
+	sigset_t kick_only, old;
+	char *save = NULL, *eq;
+
+	snprintf(c->out, sizeof(c->out), "%s = ", c->line);
+	for (char *w = strtok_r(c->line, " ", &save); w && c->words < WORDS;
+	     w = strtok_r(NULL, " ", &save))
+		c->word[c->words++] = w;
+	if (!c->words)
+		die("empty command");
+	if ((eq = strchr(c->word[0], '='))) {
+		c->name = c->word[0];
+		c->word[0] = eq + 1;
+		*eq = 0;
+	}
+	if (own_thread) {
+		c->next = pending;
+		pending = c;
+		if (pthread_create(&c->thread, NULL, thread_run, c))
+			die("thread");
+		reply("started");
+		return;
+	}
+	/* What is to interrupt is for the threads. */
+	sigemptyset(&kick_only);
+	sigaddset(&kick_only, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &kick_only, &old);
+	run(c);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	barrier();
+	reply(c->out);
+	free(c);
+}
+
+static void serve(void)
+{
+	static char out[8000];
+
+	for (;;) {
+		struct call *c = calloc(1, sizeof(*c));
+		long n = xvm_sys(SYS_read, control, c->line, sizeof(c->line) - 1);
+
+		if (n <= 0)
+			_exit(0);
+		if (!strcmp(c->line, "!settle")) {
+			settle(out, sizeof(out));
+			reply(out);
+		} else if (!strcmp(c->line, "!kick")) {
+			kick();
+			reply("done");
+		} else if (!strcmp(c->line, "!forget")) {
+			memset(names, 0, sizeof(names));
+			reply("done");
+		} else if (!strcmp(c->line, "!quit")) {
+			exit(0);
+		} else if (c->line[0] == '&') {
+			memmove(c->line, c->line + 1, strlen(c->line));
+			command(c, true);
+			continue;
+		} else {
+			command(c, false);
+			continue;
+		}
+		free(c);
+	}
+}
+
+static void set_up(int cpu)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sigaction sa = {.sa_handler = on_pipe};
+	socklen_t len = sizeof(sin);
+	cpu_set_t set;
+	int fd;
+	char *file;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (cpu >= 0 && sched_setaffinity(0, sizeof(set), &set) < 0)
+		die("affinity");
+	sigaction(SIGPIPE, &sa, NULL);
+	sa.sa_handler = on_kick;
+	sigaction(SIGUSR1, &sa, NULL);
+	fd = (int)xvm_sys(SYS_socket, AF_INET, SOCK_DGRAM, 0);
+	if (xvm_sys(SYS_bind, fd, &sin, len) || xvm_sys(SYS_getsockname, fd, &sin, &len) ||
+	    xvm_sys(SYS_connect, fd, &sin, len))
+		die("echo");
+	echo_fd = hide(fd, HIDDEN);
+	fd = (int)xvm_sys(SYS_memfd_create, "file", 0);
+	file = malloc(FILE_SIZE);
+	for (int i = 0; i < FILE_SIZE; i++)
+		file[i] = (char)(i * 7 + (i >> 8));
+	if (xvm_sys(SYS_write, fd, file, FILE_SIZE) != FILE_SIZE)
+		die("file");
+	free(file);
+	file_fd = hide(fd, HIDDEN + 1);
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
+	/* The listener is known to the library, so it is made and moved in its sight. */
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	sin.sin_port = 0;
+	len = sizeof(sin);
+	if (bind(fd, (struct sockaddr *)&sin, len) || listen(fd, 16))
+		die("listen");
+	listen_fd = fcntl(fd, F_DUPFD, HIDDEN + 10);
+	close(fd);
+}
+
+/* actor CPU CONTROL SPARE: sockets of packets, its own and the one of a child that it forks. */
+int main(int argc, char **argv)
+{
+	if (argc != 4)
+		die("usage: actor CPU CONTROL SPARE");
+	control = hide(atoi(argv[2]), HIDDEN + 4);
+	spare = hide(atoi(argv[3]), HIDDEN + 5);
+	set_up(atoi(argv[1]));
+	serve();
+}
