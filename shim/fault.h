@@ -65,26 +65,30 @@ static inline bool xvm_user_wild(uintptr_t start, uintptr_t end)
 }
 
 /* Ring and application: as xvm_half_put() and xvm_half_get(). */
-static inline int xvm_user_put(const struct xvm_half *h, uint64_t pos, const void *src, size_t n)
+static inline int xvm_user_put(struct xvm_half *h, uint64_t pos, const void *src, size_t n)
 {
-	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+	for (size_t done = 0, k; done < n; done += k) {
+		uint8_t *at;
 
-	if (n <= first)
-		return xvm_user_copy(h->ring + at, src, n);
-	if (xvm_user_copy(h->ring + at, src, first) < 0)
-		return -EFAULT;
-	return xvm_user_copy(h->ring, (const char *)src + first, n - first);
+		k = n - done;
+		at = xvm_half_at(h, pos + done, &k);
+		if (xvm_user_copy(at, (const char *)src + done, k) < 0)
+			return -EFAULT;
+	}
+	return 0;
 }
 
-static inline int xvm_user_get(const struct xvm_half *h, uint64_t pos, void *dst, size_t n)
+static inline int xvm_user_get(struct xvm_half *h, uint64_t pos, void *dst, size_t n)
 {
-	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+	for (size_t done = 0, k; done < n; done += k) {
+		const uint8_t *at;
 
-	if (n <= first)
-		return xvm_user_copy(dst, h->ring + at, n);
-	if (xvm_user_copy(dst, h->ring + at, first) < 0)
-		return -EFAULT;
-	return xvm_user_copy((char *)dst + first, h->ring, n - first);
+		k = n - done;
+		at = xvm_half_at(h, pos + done, &k);
+		if (xvm_user_copy((char *)dst + done, at, k) < 0)
+			return -EFAULT;
+	}
+	return 0;
 }
 
 #endif

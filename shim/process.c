@@ -25,7 +25,7 @@
 #define INHERITED 64 /* descriptors looked at after an exec */
 
 struct xvm_conf xvm_conf = {
-	.ring_size = 512 << 10,
+	.ring_size = 2 << 20,
 	.spin_us = 100,
 	.offer_after = 8,
 };
