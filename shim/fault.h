@@ -67,28 +67,34 @@ static inline bool xvm_user_wild(uintptr_t start, uintptr_t end)
 /* Ring and application: as xvm_half_put() and xvm_half_get(). */
 static inline int xvm_user_put(struct xvm_half *h, uint64_t pos, const void *src, size_t n)
 {
-	for (size_t done = 0, k; done < n; done += k) {
-		uint8_t *at;
+	for (;;) {
+		size_t k = n;
+		uint8_t *at = xvm_half_at(h, pos, &k);
 
-		k = n - done;
-		at = xvm_half_at(h, pos + done, &k);
-		if (xvm_user_copy(at, (const char *)src + done, k) < 0)
+		if (xvm_user_copy(at, src, k) < 0)
 			return -EFAULT;
+		if (k == n)
+			return 0;
+		pos += k;
+		src = (const char *)src + k;
+		n -= k;
 	}
-	return 0;
 }
 
 static inline int xvm_user_get(struct xvm_half *h, uint64_t pos, void *dst, size_t n)
 {
-	for (size_t done = 0, k; done < n; done += k) {
-		const uint8_t *at;
+	for (;;) {
+		size_t k = n;
+		const uint8_t *at = xvm_half_at(h, pos, &k);
 
-		k = n - done;
-		at = xvm_half_at(h, pos + done, &k);
-		if (xvm_user_copy((char *)dst + done, at, k) < 0)
+		if (xvm_user_copy(dst, at, k) < 0)
 			return -EFAULT;
+		if (k == n)
+			return 0;
+		pos += k;
+		dst = (char *)dst + k;
+		n -= k;
 	}
-	return 0;
 }
 
 #endif

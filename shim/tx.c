@@ -342,8 +342,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	/* G1: what finds no room makes some. */
 	do
 		room = xvm_half_room(&s->mine, ep->tx_head, s->peer_tail);
-	while (room >= 0 && (size_t)room < io->left &&
-	       xvm_half_grow(&s->mine, ep->tx_head + (uint64_t)room));
+	while (room >= 0 && (size_t)room < io->left && xvm_half_grow(&s->mine, ep->tx_head, room));
 	if (room < 0)
 		return xvm_sock_broken(s, fd);
 	n = (size_t)room;

@@ -215,7 +215,7 @@ uint8_t *xvm_half_find(struct xvm_half *h, uint64_t pos, size_t *n)
 	return h->ring + at;
 }
 
-int64_t xvm_half_room(struct xvm_half *h, uint64_t head, uint64_t tail)
+int64_t xvm_half_room_slow(struct xvm_half *h, uint64_t head, uint64_t tail)
 {
 	uint32_t number = newest(h);
 	uint64_t bytes, room;
@@ -228,12 +228,15 @@ int64_t xvm_half_room(struct xvm_half *h, uint64_t head, uint64_t tail)
 	return room <= bytes ? (int64_t)room : -EPROTO;
 }
 
-bool xvm_half_grow(struct xvm_half *h, uint64_t pos)
+bool xvm_half_grow(struct xvm_half *h, uint64_t head, int64_t room)
 {
 	uint32_t number = newest(h) + 1;
+	uint64_t pos = head + (uint64_t)room, line = pos & ~(uint64_t)(XVM_LINE - 1);
 
 	if (number > h->last)
 		return false;
+	if ((int64_t)(line - head) >= 0) /* what was in one line stays in one */
+		pos = line;
 	atomic_store_explicit(&h->shm->begin[number], pos, memory_order_relaxed);
 	/* G1: the head that passes pos comes later. Pairs with the acquire in xvm_half_at(). */
 	atomic_store_explicit(&h->shm->windows, number, memory_order_release);

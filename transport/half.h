@@ -60,11 +60,23 @@ void xvm_half_window(struct xvm_half *h, uint32_t first);
 
 /*
  * G1, for the owner. How many bytes may follow head, the peer having taken up to tail; -EPROTO:
- * that cannot be. From pos on, which is so many bytes behind head, there is twice the room; false:
- * the window is the whole ring.
+ * that cannot be.
  */
-int64_t xvm_half_room(struct xvm_half *h, uint64_t head, uint64_t tail);
-bool xvm_half_grow(struct xvm_half *h, uint64_t pos);
+int64_t xvm_half_room_slow(struct xvm_half *h, uint64_t head, uint64_t tail);
+static inline int64_t xvm_half_room(struct xvm_half *h, uint64_t head, uint64_t tail)
+{
+	/* G1 */
+	uint64_t newest = atomic_load_explicit(&h->shm->windows, memory_order_relaxed);
+
+	if (__builtin_expect(newest == h->window && (int64_t)(tail - h->from) >= 0 &&
+				     head - tail <= h->mask,
+			     1))
+		return (int64_t)(h->mask + 1 - (head - tail));
+	return xvm_half_room_slow(h, head, tail);
+}
+
+/* G1: room, as just said, is too little. False: the window is the whole ring. */
+bool xvm_half_grow(struct xvm_half *h, uint64_t head, int64_t room);
 
 /*
  * G2. Where position pos is in memory, and in *n, which says how many bytes are wanted, how many of

@@ -256,7 +256,7 @@ static size_t send_some(struct both *b, size_t n, size_t publish)
 	do {
 		room = xvm_half_room(&b->mine, b->head, b->tail);
 		cr_assert_geq(room, 0);
-	} while ((size_t)room < n && xvm_half_grow(&b->mine, b->head + (uint64_t)room));
+	} while ((size_t)room < n && xvm_half_grow(&b->mine, b->head, room));
 	if (n > (size_t)room)
 		n = (size_t)room;
 	for (size_t i = 0; i < n; i++)
@@ -317,7 +317,8 @@ Test(half, is_filled_without_a_reader)
 			}
 			while ((n = send_some(&b, step, RING)) > 0)
 				sum += n;
-			cr_assert_eq(sum, RING, "%zu bytes by %zu", sum, step);
+			cr_assert_leq(sum, RING);
+			cr_assert_gt(sum, RING - 4 * XVM_LINE, "%zu bytes by %zu", sum, step);
 			take_some(&b, RING, 777);
 			cr_assert_eq(send_some(&b, RING, RING), RING);
 			take_some(&b, RING, RING);
@@ -363,7 +364,7 @@ Test(half, a_tail_that_cannot_be)
 	cr_expect_eq(xvm_half_room(&b.mine, 100, 101 + FIRST), -EPROTO);
 	cr_expect_eq(xvm_half_room(&b.mine, 10000, 10000 - FIRST - 1), -EPROTO);
 	cr_expect_eq(xvm_half_room(&b.mine, 10000, 10000 - FIRST), 0);
-	cr_assert(xvm_half_grow(&b.mine, 10000));
+	cr_assert(xvm_half_grow(&b.mine, 10000, 0));
 	cr_expect_eq(xvm_half_room(&b.mine, 10000, 9999), (int64_t)FIRST);
 	cr_expect_eq(xvm_half_room(&b.mine, 10000 + FIRST + 1, 9999), -EPROTO);
 	cr_expect_eq(xvm_half_room(&b.mine, 10000 + FIRST, 10000), (int64_t)FIRST);
