@@ -29,6 +29,7 @@
 /* ---- half ------------------------------------------------------------- */
 
 #define XVM_HALF_MAGIC 0x666c6168u /* "half" */
+#define XVM_HALF_VERSION 2u	   /* a reader that knows no windows must not read */
 #define XVM_HALF_CTL 4096	   /* bytes before the ring */
 #define XVM_RING_MIN (4u << 10)
 #define XVM_RING_MAX (16u << 20)

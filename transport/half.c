@@ -35,7 +35,7 @@ static void put_down(struct xvm_half *h, void *map, uint32_t ring_size)
 	set_up(h, map, ring_size, ring_size < XVM_WINDOW_FIRST ? ring_size : XVM_WINDOW_FIRST);
 	/* No barrier: the peer learns of it by a message, which orders what came before. */
 	shm->magic = XVM_HALF_MAGIC;
-	shm->version = XVM_ABI_VERSION;
+	shm->version = XVM_HALF_VERSION;
 	shm->ring_size = ring_size;
 	shm->ring_off = XVM_HALF_CTL;
 	shm->first = h->first;
@@ -95,7 +95,7 @@ static int64_t judge(const struct xvm_shm_half *shm, int64_t len, uint32_t *firs
 	uint32_t ring_size = read_once(&shm->ring_size), ring_off = read_once(&shm->ring_off);
 
 	*first = read_once(&shm->first);
-	if (magic != XVM_HALF_MAGIC || version != XVM_ABI_VERSION || ring_off != XVM_HALF_CTL)
+	if (magic != XVM_HALF_MAGIC || version != XVM_HALF_VERSION || ring_off != XVM_HALF_CTL)
 		return -EPROTO;
 	if (!is_size(ring_size, XVM_RING_MAX) || !is_size(*first, ring_size))
 		return -EPROTO;

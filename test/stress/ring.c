@@ -419,8 +419,8 @@ static int one_round(struct xvm_shm_arena *a, enum mode mode, uint64_t *seed)
 /* A peer that writes anything at all into its header, at any time: refused, or within bounds. */
 static int liars(uint64_t *seed, int n)
 {
-	static const uint32_t words[] = {0,    XVM_HALF_MAGIC, XVM_ABI_VERSION, XVM_HALF_CTL,
-					 4096, 8192,	       65536,		UINT32_MAX};
+	static const uint32_t words[] = {0,    XVM_HALF_MAGIC, XVM_HALF_VERSION, XVM_HALF_CTL, 4096,
+					 8192, 65536,	       UINT32_MAX};
 	struct xvm_half mine, h;
 	uint8_t sink[64];
 	uint32_t *hdr;
@@ -431,7 +431,7 @@ static int liars(uint64_t *seed, int n)
 	xvm_half_window(&mine, XVM_RING_MIN);
 	hdr = (uint32_t *)mine.shm;
 	for (i = 0; i < n; i++) {
-		uint32_t good[] = {XVM_HALF_MAGIC, XVM_ABI_VERSION, 8192, XVM_HALF_CTL};
+		uint32_t good[] = {XVM_HALF_MAGIC, XVM_HALF_VERSION, 8192, XVM_HALF_CTL};
 		bool fits;
 
 		for (k = 0; k < 4; k++)
@@ -439,7 +439,7 @@ static int liars(uint64_t *seed, int n)
 				good[k] = next_random(seed) % 2 ? words[next_random(seed) % 8]
 								: (uint32_t)next_random(seed);
 		memcpy(hdr, good, sizeof(good));
-		fits = good[0] == XVM_HALF_MAGIC && good[1] == XVM_ABI_VERSION &&
+		fits = good[0] == XVM_HALF_MAGIC && good[1] == XVM_HALF_VERSION &&
 		       (good[2] == 4096 || good[2] == 8192) && good[3] == XVM_HALF_CTL;
 		err = xvm_half_open(&h, fd);
 		if ((err == 0) != fits) {

@@ -21,7 +21,7 @@ struct forged {
 };
 
 static const struct forged honest = {
-	XVM_HALF_MAGIC, XVM_ABI_VERSION, 8192, XVM_HALF_CTL, 0, 4096, XVM_HALF_CTL + 8192, SEALS,
+	XVM_HALF_MAGIC, XVM_HALF_VERSION, 8192, XVM_HALF_CTL, 0, 4096, XVM_HALF_CTL + 8192, SEALS,
 };
 
 static int try_open(const struct forged *f)
@@ -122,7 +122,7 @@ Test(half, lies_are_refused)
 	LIE(magic, 0, -EPROTO);
 	LIE(magic, XVM_HALF_MAGIC + 1, -EPROTO);
 	LIE(version, 0, -EPROTO);
-	LIE(version, XVM_ABI_VERSION + 1, -EPROTO);
+	LIE(version, XVM_HALF_VERSION + 1, -EPROTO);
 	LIE(ring_size, 0, -EPROTO);
 	LIE(ring_size, 1, -EPROTO);
 	LIE(ring_size, 2048, -EPROTO);
