@@ -156,16 +156,15 @@ static ssize_t resend_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	uint64_t pos = xvm_tx_resend(ep);
-	size_t at = pos & (s->mine.ring_size - 1), n = s->mine.ring_size - at;
+	size_t n = (size_t)(ep->tx_head - pos);
+	const uint8_t *at = xvm_half_at(&s->mine, pos, &n);
 	ssize_t r;
 
-	if (n > ep->tx_head - pos)
-		n = (size_t)(ep->tx_head - pos);
 	xvm_busy(&ep->tx_busy, true);
 	if (!xvm_conf.sandboxed) {
-		r = REAL(send)(fd, s->mine.ring + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+		r = REAL(send)(fd, at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
 	} else if (xvm_writable(fd)) {
-		r = REAL(write)(fd, s->mine.ring + at, n < 4096 ? n : 4096);
+		r = REAL(write)(fd, at, n < 4096 ? n : 4096);
 	} else {
 		errno = EAGAIN;
 		r = -1;

@@ -65,26 +65,36 @@ static inline bool xvm_user_wild(uintptr_t start, uintptr_t end)
 }
 
 /* Ring and application: as xvm_half_put() and xvm_half_get(). */
-static inline int xvm_user_put(const struct xvm_half *h, uint64_t pos, const void *src, size_t n)
+static inline int xvm_user_put(struct xvm_half *h, uint64_t pos, const void *src, size_t n)
 {
-	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+	for (;;) {
+		size_t k = n;
+		uint8_t *at = xvm_half_at(h, pos, &k);
 
-	if (n <= first)
-		return xvm_user_copy(h->ring + at, src, n);
-	if (xvm_user_copy(h->ring + at, src, first) < 0)
-		return -EFAULT;
-	return xvm_user_copy(h->ring, (const char *)src + first, n - first);
+		if (xvm_user_copy(at, src, k) < 0)
+			return -EFAULT;
+		if (k == n)
+			return 0;
+		pos += k;
+		src = (const char *)src + k;
+		n -= k;
+	}
 }
 
-static inline int xvm_user_get(const struct xvm_half *h, uint64_t pos, void *dst, size_t n)
+static inline int xvm_user_get(struct xvm_half *h, uint64_t pos, void *dst, size_t n)
 {
-	size_t at = pos & (h->ring_size - 1), first = h->ring_size - at;
+	for (;;) {
+		size_t k = n;
+		const uint8_t *at = xvm_half_at(h, pos, &k);
 
-	if (n <= first)
-		return xvm_user_copy(dst, h->ring + at, n);
-	if (xvm_user_copy(dst, h->ring + at, first) < 0)
-		return -EFAULT;
-	return xvm_user_copy((char *)dst + first, h->ring, n - first);
+		if (xvm_user_copy(dst, at, k) < 0)
+			return -EFAULT;
+		if (k == n)
+			return 0;
+		pos += k;
+		dst = (char *)dst + k;
+		n -= k;
+	}
 }
 
 #endif

@@ -105,7 +105,7 @@ static enum xvm_reason offer_piece(struct xvm_sock *s, int fd, unsigned region)
 	uint32_t len, ring = XVM_RING_MIN;
 	uint64_t off;
 
-	while (ring < xvm_conf.piece_ring_size)
+	while (ring < xvm_conf.ring_size)
 		ring *= 2;
 	len = XVM_HALF_CTL + ring;
 	switch (xvm_vm_make(region, len, &s->mine, &off)) {

@@ -25,9 +25,7 @@
 #define INHERITED 64 /* descriptors looked at after an exec */
 
 struct xvm_conf xvm_conf = {
-	.ring_size = 512 << 10,
-	.piece_ring_size =
-		2 << 20, /* that memory is there anyway, and xvmd lends less when it is scarce */
+	.ring_size = 2 << 20,
 	.spin_us = 100,
 	.offer_after = 8,
 };
@@ -286,7 +284,6 @@ bool xvm_init(void)
 	xvm_conf.disabled = getenv("XVM_DISABLE") != NULL || !__register_atfork;
 	xvm_conf.log = (int)number("XVM_LOG", 0, 9);
 	xvm_conf.ring_size = number("XVM_RING_SIZE", xvm_conf.ring_size, XVM_RING_MAX);
-	xvm_conf.piece_ring_size = number("XVM_RING_SIZE", xvm_conf.piece_ring_size, XVM_RING_MAX);
 	xvm_conf.spin_us = number("XVM_SPIN_US", xvm_conf.spin_us, 1000000);
 	xvm_conf.offer_after = number("XVM_OFFER_AFTER", xvm_conf.offer_after, INT_MAX);
 	/* Copied: a program may clear or overwrite its environment, as nginx does. */

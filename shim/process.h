@@ -7,15 +7,14 @@
 #include <stdint.h>
 
 struct xvm_conf {
-	bool disabled;		  /* XVM_DISABLE, or what we need is not to be had */
-	bool io_uring;		  /* the process uses io_uring: nothing is offered */
-	bool sandboxed;		  /* a system call filter is in force */
-	uint32_t ring_size;	  /* XVM_RING_SIZE, bytes */
-	uint32_t piece_ring_size; /* likewise, between machines */
-	uint32_t spin_us;	  /* XVM_SPIN_US */
-	uint32_t offer_after;	  /* XVM_OFFER_AFTER: data calls before a socket is offered */
-	char socket[108];	  /* XVM_SOCKET: the daemon's */
-	int log; /* XVM_LOG: 0 silent, 1 errors, 2 what becomes of each connection */
+	bool disabled;	      /* XVM_DISABLE, or what we need is not to be had */
+	bool io_uring;	      /* the process uses io_uring: nothing is offered */
+	bool sandboxed;	      /* a system call filter is in force */
+	uint32_t ring_size;   /* XVM_RING_SIZE, bytes */
+	uint32_t spin_us;     /* XVM_SPIN_US */
+	uint32_t offer_after; /* XVM_OFFER_AFTER: data calls before a socket is offered */
+	char socket[108];     /* XVM_SOCKET: the daemon's */
+	int log;	      /* XVM_LOG: 0 silent, 1 errors, 2 what becomes of each connection */
 };
 extern struct xvm_conf xvm_conf;
 

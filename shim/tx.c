@@ -288,13 +288,14 @@ static ssize_t copy_in(struct xvm_sock *s, const struct xvm_io *io, uint64_t pos
 	return (ssize_t)n;
 }
 
-/* Bytes sent, or -EAGAIN where there is no room now. */
+/* Bytes sent, or -EAGAIN where there is no room now. S5, G1. */
 static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *m = s->mine.shm, *p = s->peer.shm;
 	uint64_t used, word;
 	uint32_t flags;
+	int64_t room;
 	ssize_t r;
 	size_t n;
 
@@ -346,7 +347,13 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	} else if ((r = deserted_locked(s, fd)) < 0) {
 		return r == -EPIPE ? kernel_send(fd, io) : r;
 	}
-	n = s->mine.ring_size - (size_t)used;
+	/* G1: what finds no room makes some. */
+	do
+		room = xvm_half_room(&s->mine, ep->tx_head, s->peer_tail);
+	while (room >= 0 && (size_t)room < io->left && xvm_half_grow(&s->mine, ep->tx_head, room));
+	if (room < 0)
+		return xvm_sock_broken(s, fd);
+	n = (size_t)room;
 	if (n < io->left) {
 		/* As after a short send on TCP, room that comes is an edge. */
 		atomic_fetch_add_explicit(&ep->tx_full, 1, memory_order_relaxed);

@@ -29,9 +29,12 @@
 /* ---- half ------------------------------------------------------------- */
 
 #define XVM_HALF_MAGIC 0x666c6168u /* "half" */
+#define XVM_HALF_VERSION 2u	   /* a reader that knows no windows must not read */
 #define XVM_HALF_CTL 4096	   /* bytes before the ring */
 #define XVM_RING_MIN (4u << 10)
 #define XVM_RING_MAX (16u << 20)
+#define XVM_WINDOW_FIRST (64u << 10) /* of a ring, that is in use from the beginning (G1) */
+#define XVM_WINDOWS 13		     /* each twice the one before, from a page to a whole ring */
 
 /*
  * Sleep word: how the endpoint that owns the half is to be woken, and how often it
@@ -61,9 +64,11 @@ struct xvm_shm_half {
 	uint32_t ring_size; /* bytes, a power of two */
 	uint32_t ring_off;  /* bytes from the start of the half */
 	uint64_t process;   /* between machines: a number of the owner's own, or 0 (W2) */
+	uint32_t first;	    /* bytes of the first window, a power of two (G1) */
 
 	/* The owner as sender, for each message. */
 	alignas(XVM_LINE) _Atomic uint64_t head; /* ring bytes published since the half was made */
+	_Atomic uint64_t windows;		 /* how often the window has grown (G1) */
 
 	/* The owner as sender, seldom. bnd_* are stored before the epoch that they belong to. */
 	alignas(XVM_LINE) _Atomic uint64_t epoch; /* odd: on the ring; even: on TCP */
@@ -86,6 +91,9 @@ struct xvm_shm_half {
 	alignas(XVM_LINE) _Atomic uint64_t sleep_data; /* for the peer's bytes */
 	_Atomic uint64_t sleep_room;		       /* for room in the owner's own ring */
 	_Atomic uint32_t cpu;			       /* 1 + the CPU it last ran on; a hint */
+
+	/* The owner as sender, once each, before the number of windows that counts it. */
+	alignas(XVM_LINE) _Atomic uint64_t begin[XVM_WINDOWS]; /* ring position; not of the first */
 };
 
 static_assert(sizeof(struct xvm_shm_half) <= XVM_HALF_CTL, "control part outgrew its page");
@@ -94,6 +102,8 @@ static_assert(offsetof(struct xvm_shm_half, epoch) == 128, "layout is ABI");
 static_assert(offsetof(struct xvm_shm_half, tail) == 192, "layout is ABI");
 static_assert(offsetof(struct xvm_shm_half, reached) == 256, "layout is ABI");
 static_assert(offsetof(struct xvm_shm_half, sleep_data) == 320, "layout is ABI");
+static_assert(offsetof(struct xvm_shm_half, begin) == 384, "layout is ABI");
+static_assert(XVM_RING_MIN << (XVM_WINDOWS - 1) == XVM_RING_MAX, "a page to a whole ring");
 
 /* ---- arena ------------------------------------------------------------ */
 

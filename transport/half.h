@@ -11,14 +11,23 @@
 
 #include "transport/abi.h"
 
-/* ring_size is the private, checked copy of the word in shared memory. */
+/* ring_size and first are private, checked copies of the words in shared memory. */
 struct xvm_half {
 	struct xvm_shm_half *shm; /* NULL: not mapped. The peer's is mapped PROT_READ */
 	uint8_t *ring;
 	uint32_t ring_size;
 	void *map; /* what is mapped: more than the half, where pages are huge */
 	size_t map_len;
+	uint32_t first;
+	uint32_t last; /* number of the window that is the whole ring */
+
+	/* Under the lock of the direction: one window, as a rule the newest. */
+	uint32_t window; /* its number, or XVM_WINDOW_NONE */
+	uint32_t mask;	 /* its bytes - 1 */
+	uint64_t from;	 /* where it begins */
+	uint64_t base;	 /* what lies at the beginning of the ring lies so many bytes behind this */
 };
+#define XVM_WINDOW_NONE UINT32_MAX
 
 /*
  * Make a half with a ring of ring_size bytes (rounded up to a power of two within XVM_RING_MIN
@@ -46,8 +55,54 @@ int xvm_half_open_at(struct xvm_half *h, int fd, uint64_t off, uint32_t len);
 
 void xvm_half_close(struct xvm_half *h); /* unmaps; harmless on a half that is not mapped */
 
-/* Copy n bytes (n <= ring_size) into or out of the ring at a position, around its end. */
-void xvm_half_put(const struct xvm_half *h, uint64_t pos, const void *src, size_t n);
-void xvm_half_get(const struct xvm_half *h, uint64_t pos, void *dst, size_t n);
+/* Before it is offered: the first window has that many bytes, a power of two from XVM_RING_MIN to
+ * the ring's size. Unless it is called, XVM_WINDOW_FIRST where the ring has as many. */
+void xvm_half_window(struct xvm_half *h, uint32_t first);
+
+/*
+ * G1, for the owner. How many bytes may follow head, the peer having taken up to tail; -EPROTO:
+ * that cannot be.
+ */
+int64_t xvm_half_room_slow(struct xvm_half *h, uint64_t head, uint64_t tail);
+static inline int64_t xvm_half_room(struct xvm_half *h, uint64_t head, uint64_t tail)
+{
+	/* G1 */
+	uint64_t newest = atomic_load_explicit(&h->shm->windows, memory_order_relaxed);
+
+	if (__builtin_expect(newest == h->window && (int64_t)(tail - h->from) >= 0 &&
+				     head - tail <= h->mask,
+			     1))
+		return (int64_t)(h->mask + 1 - (head - tail));
+	return xvm_half_room_slow(h, head, tail);
+}
+
+/* G1: room, as just said, is too little. False: the window is the whole ring. */
+bool xvm_half_grow(struct xvm_half *h, uint64_t head, int64_t room);
+
+/*
+ * G2. Where position pos is in memory, and in *n, which says how many bytes are wanted, how many of
+ * them lie there in a row: at least one of one. Whatever the peer has written, they are in the
+ * ring.
+ */
+uint8_t *xvm_half_find(struct xvm_half *h, uint64_t pos, size_t *n);
+static inline uint8_t *xvm_half_at(struct xvm_half *h, uint64_t pos, size_t *n)
+{
+	/* G2: who looks at bytes has read a head that covers them before. Pairs with the release in
+	 * xvm_half_grow(). */
+	uint64_t newest = atomic_load_explicit(&h->shm->windows, memory_order_acquire);
+	size_t at, row;
+
+	if (__builtin_expect(newest != h->window || (int64_t)(pos - h->from) < 0, 0))
+		return xvm_half_find(h, pos, n);
+	at = (pos - h->base) & h->mask;
+	row = (size_t)h->mask + 1 - at;
+	if (*n > row)
+		*n = row;
+	return h->ring + at;
+}
+
+/* Copy n bytes (n <= ring_size) into or out of the ring at a position. */
+void xvm_half_put(struct xvm_half *h, uint64_t pos, const void *src, size_t n);
+void xvm_half_get(struct xvm_half *h, uint64_t pos, void *dst, size_t n);
 
 #endif

@@ -53,7 +53,7 @@ for how in "" novectors; do
 			(($(counter enters) >= 3)) || fail "$(counter enters) of 3 connections entered: $(tail -n 20 "$T/client.log" "$T/regiond.log")"
 			(($(counter broken) == 0)) || fail "a half was found broken"
 			if [[ -z $how ]]; then
-				(($(counter rings) > 0)) || fail "no vector was rung"
+				(($(counter rings) > 0)) || fail "no vector was rung: $(tail -n 20 "$T/client.log")"
 			else
 				(($(counter rings) == 0)) || fail "rings without vectors"
 				(($(counter pads_sent) > 0)) || fail "no pad was sent"

@@ -145,7 +145,8 @@ static uint64_t used(struct end *e, bool writer)
 
 static bool ready(struct end *e, bool writer)
 {
-	return writer ? used(e, true) < e->mine.ring_size : used(e, false) > 0;
+	/* W5 */
+	return writer ? used(e, true) <= e->mine.ring_size / 2 : used(e, false) > 0;
 }
 
 /* W1, under the lock of the direction, as the number is shared with the fork. */
@@ -210,14 +211,23 @@ static void wait_ready(struct end *e, bool writer)
 static void __attribute__((noreturn)) writer(struct end *e, uint64_t total)
 {
 	uint8_t *buf = malloc(e->mine.ring_size);
-	uint64_t pos, i, n, room;
+	uint64_t pos, i, n;
+	int64_t room;
 
 	for (;;) {
 		lock(&e->ep->tx_lock);
 		pos = atomic_load(&e->mine.shm->head);
 		if (pos == total)
 			break;
-		room = e->mine.ring_size - used(e, true);
+		n = next_random(&e->rnd) % 8 ? next_random(&e->rnd) % 300 + 1
+					     : next_random(&e->rnd) % e->mine.ring_size + 1;
+		n = n > total - pos ? total - pos : n;
+		/* G1 */
+		do
+			room = xvm_half_room(&e->mine, pos, atomic_load(&e->peer.shm->tail));
+		while (room >= 0 && (uint64_t)room < n && xvm_half_grow(&e->mine, pos, room));
+		if (room < 0)
+			die("more in the window than it holds");
 		if (!room) {
 			xvm_unlock(&e->ep->tx_lock);
 			if (e->gone)
@@ -225,10 +235,7 @@ static void __attribute__((noreturn)) writer(struct end *e, uint64_t total)
 			wait_ready(e, true);
 			continue;
 		}
-		n = next_random(&e->rnd) % 8 ? next_random(&e->rnd) % 300 + 1
-					     : next_random(&e->rnd) % e->mine.ring_size + 1;
-		n = n > room ? room : n;
-		n = n > total - pos ? total - pos : n;
+		n = n > (uint64_t)room ? (uint64_t)room : n;
 		for (i = 0; i < n; i++)
 			buf[i] = byte_at(pos + i);
 		xvm_half_put(&e->mine, pos, buf, n);
@@ -345,6 +352,7 @@ static int one_round(struct xvm_shm_arena *a, enum mode mode, uint64_t *seed)
 		ends[i]->sock = sv[i];
 		if (!ends[i]->ep || xvm_half_create(&ends[i]->mine, size, &fds[i]))
 			die("no memory");
+		xvm_half_window(&ends[i]->mine, XVM_RING_MIN);
 		if (by_fd)
 			ends[i]->efd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	}
@@ -411,8 +419,8 @@ static int one_round(struct xvm_shm_arena *a, enum mode mode, uint64_t *seed)
 /* A peer that writes anything at all into its header, at any time: refused, or within bounds. */
 static int liars(uint64_t *seed, int n)
 {
-	static const uint32_t words[] = {0,    XVM_HALF_MAGIC, XVM_ABI_VERSION, XVM_HALF_CTL,
-					 4096, 8192,	       65536,		UINT32_MAX};
+	static const uint32_t words[] = {0,    XVM_HALF_MAGIC, XVM_HALF_VERSION, XVM_HALF_CTL, 4096,
+					 8192, 65536,	       UINT32_MAX};
 	struct xvm_half mine, h;
 	uint8_t sink[64];
 	uint32_t *hdr;
@@ -420,9 +428,10 @@ static int liars(uint64_t *seed, int n)
 
 	if (xvm_half_create(&mine, 8192, &fd))
 		die("no memory");
+	xvm_half_window(&mine, XVM_RING_MIN);
 	hdr = (uint32_t *)mine.shm;
 	for (i = 0; i < n; i++) {
-		uint32_t good[] = {XVM_HALF_MAGIC, XVM_ABI_VERSION, 8192, XVM_HALF_CTL};
+		uint32_t good[] = {XVM_HALF_MAGIC, XVM_HALF_VERSION, 8192, XVM_HALF_CTL};
 		bool fits;
 
 		for (k = 0; k < 4; k++)
@@ -430,7 +439,7 @@ static int liars(uint64_t *seed, int n)
 				good[k] = next_random(seed) % 2 ? words[next_random(seed) % 8]
 								: (uint32_t)next_random(seed);
 		memcpy(hdr, good, sizeof(good));
-		fits = good[0] == XVM_HALF_MAGIC && good[1] == XVM_ABI_VERSION &&
+		fits = good[0] == XVM_HALF_MAGIC && good[1] == XVM_HALF_VERSION &&
 		       (good[2] == 4096 || good[2] == 8192) && good[3] == XVM_HALF_CTL;
 		err = xvm_half_open(&h, fd);
 		if ((err == 0) != fits) {

@@ -4,9 +4,9 @@
 import glob, re, sys
 
 COMMENT = r"(?:/\*(?:[^*]|\*(?!/))*\*/\n)?"
-RULE = r"\b[RSWC][1-9]\b"
+RULE = r"\b[RSWCG][1-9]\b"
 protocol = open("transport/PROTOCOL.md").read()
-rules = dict(re.findall(r"\*\*([RSWC]\d) [^*]*\*\*\s+\(([^)]*(?:\(\)[^)]*)*)\)\.", protocol))
+rules = dict(re.findall(r"\*\*([RSWCG]\d) [^*]*\*\*\s+\(([^)]*(?:\(\)[^)]*)*)\)\.", protocol))
 sources = {f: open(f).read() for f in glob.glob("shim/*.[ch]") + glob.glob("transport/*.[ch]")}
 text = "\n".join(sources.values())
 wrong = []
@@ -23,7 +23,7 @@ def named(piece):
 
 if len(rules) < 20:
     sys.exit("PROTOCOL.md has %d rules that name their functions" % len(rules))
-for rule in sorted(set(re.findall(r"\*\*([RSWC]\d)\b", protocol)) - set(rules)):
+for rule in sorted(set(re.findall(r"\*\*([RSWCG]\d)\b", protocol)) - set(rules)):
     wrong.append("%s names no function" % rule)
 for rule, names in sorted(rules.items()):
     for name in re.findall(r"`(\w+)\(\)`", names):

@@ -14,6 +14,7 @@ static int fd[2];
 static struct xvm_sock *s[2];
 static struct xvm_peer nobody;
 static uint64_t sent, got; /* from 0 to 1 */
+static uint32_t window;	   /* bytes of the first (G1); 0: as ever */
 
 static inline void make_pair(void)
 {
@@ -35,6 +36,8 @@ static inline void make_pair(void)
 		s[i] = xvm_sock_get(fd[i]);
 		cr_assert(s[i]);
 		cr_assert_eq(xvm_half_create(&s[i]->mine, xvm_conf.ring_size, &half[i]), 0);
+		if (window)
+			xvm_half_window(&s[i]->mine, window);
 		atomic_store(&s[i]->ep->state, XVM_EP_OFFERED);
 	}
 	for (int i = 0; i < 2; i++) {

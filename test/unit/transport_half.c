@@ -15,12 +15,14 @@
 /* A stranger's memfd: a header that is right unless the test spoils it. */
 struct forged {
 	uint32_t magic, version, ring_size, ring_off;
+	uint64_t process;
+	uint32_t first;
 	off_t len;
 	int seals;
 };
 
 static const struct forged honest = {
-	XVM_HALF_MAGIC, XVM_ABI_VERSION, 8192, XVM_HALF_CTL, XVM_HALF_CTL + 8192, SEALS,
+	XVM_HALF_MAGIC, XVM_HALF_VERSION, 8192, XVM_HALF_CTL, 0, 4096, XVM_HALF_CTL + 8192, SEALS,
 };
 
 static int try_open(const struct forged *f)
@@ -31,8 +33,8 @@ static int try_open(const struct forged *f)
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(ftruncate(fd, f->len), 0);
 	/* A file too short for the header stays empty: what counts is that it is refused. */
-	if (f->len >= 16)
-		cr_assert_eq(pwrite(fd, f, 16, 0), 16);
+	if (f->len >= 28)
+		cr_assert_eq(pwrite(fd, f, 28, 0), 28);
 	if (f->seals)
 		cr_assert_eq(fcntl(fd, F_ADD_SEALS, f->seals), 0);
 	err = xvm_half_open(&h, fd);
@@ -121,7 +123,7 @@ Test(half, lies_are_refused)
 	LIE(magic, 0, -EPROTO);
 	LIE(magic, XVM_HALF_MAGIC + 1, -EPROTO);
 	LIE(version, 0, -EPROTO);
-	LIE(version, XVM_ABI_VERSION + 1, -EPROTO);
+	LIE(version, XVM_HALF_VERSION + 1, -EPROTO);
 	LIE(ring_size, 0, -EPROTO);
 	LIE(ring_size, 1, -EPROTO);
 	LIE(ring_size, 2048, -EPROTO);
@@ -134,6 +136,12 @@ Test(half, lies_are_refused)
 	LIE(ring_off, 0, -EPROTO);
 	LIE(ring_off, 8192, -EPROTO);
 	LIE(ring_off, UINT32_MAX - 4095, -EPROTO);
+	LIE(first, 0, -EPROTO);
+	LIE(first, 2048, -EPROTO);
+	LIE(first, 6144, -EPROTO);
+	LIE(first, 8192, 0);
+	LIE(first, 16384, -EPROTO);
+	LIE(first, UINT32_MAX, -EPROTO);
 	LIE(len, 0, -EPROTO);
 	LIE(len, 4096, -EPROTO);
 	LIE(len, XVM_HALF_CTL + 8191, -EPROTO);
@@ -291,4 +299,187 @@ Test(half, pieces_of_huge_pages)
 	cr_assert_eq(fstat(fd, &st), 0);
 	cr_assert_eq(st.st_size, FILE_LEN);
 	close(fd);
+}
+
+/* ---- windows ------------------------------------------------------------ */
+
+#define RING 65536u
+#define FIRST 4096u
+
+struct both {
+	struct xvm_half mine, peer;
+	uint64_t head, tail;
+};
+
+static void make_both(struct both *b, uint32_t ring, uint32_t first)
+{
+	int fd;
+
+	cr_assert_eq(xvm_half_create(&b->mine, ring, &fd), 0);
+	xvm_half_window(&b->mine, first);
+	cr_assert_eq(xvm_half_open(&b->peer, fd), 0);
+	close(fd);
+	b->head = b->tail = 0;
+}
+
+static void unmake_both(struct both *b)
+{
+	xvm_half_close(&b->mine);
+	xvm_half_close(&b->peer);
+}
+
+static uint8_t byte_at(uint64_t pos)
+{
+	return (uint8_t)((pos * 0x9E3779B97F4A7C15ull) >> 56);
+}
+
+/* As a sender puts them. Publishes only some of what it has written. */
+static size_t send_some(struct both *b, size_t n, size_t publish)
+{
+	static uint8_t buf[RING];
+	int64_t room;
+
+	do {
+		room = xvm_half_room(&b->mine, b->head, b->tail);
+		cr_assert_geq(room, 0);
+	} while ((size_t)room < n && xvm_half_grow(&b->mine, b->head, room));
+	if (n > (size_t)room)
+		n = (size_t)room;
+	for (size_t i = 0; i < n; i++)
+		buf[i] = i < publish ? byte_at(b->head + i) : 0xee;
+	xvm_half_put(&b->mine, b->head, buf, n);
+	if (n > publish)
+		n = publish;
+	b->head += n;
+	return n;
+}
+
+static void take_some(struct both *b, size_t n, size_t most)
+{
+	static uint8_t buf[RING];
+
+	if (n > b->head - b->tail)
+		n = b->head - b->tail;
+	/* In pieces, as an application's buffers have them. */
+	for (size_t done = 0, k; done < n; done += k) {
+		k = n - done < most ? n - done : most;
+		xvm_half_get(&b->peer, b->tail + done, buf + done, k);
+	}
+	for (size_t i = 0; i < n; i++)
+		cr_assert_eq(buf[i], byte_at(b->tail + i), "byte %lu", b->tail + i);
+	b->tail += n;
+}
+
+Test(half, a_window_that_suffices_does_not_grow)
+{
+	struct both b;
+
+	make_both(&b, RING, FIRST);
+	for (int i = 0; i < 1000; i++) {
+		cr_assert_eq(send_some(&b, FIRST, FIRST), FIRST);
+		take_some(&b, FIRST, FIRST);
+	}
+	cr_assert_eq(atomic_load(&b.mine.shm->windows), 0u);
+	for (size_t i = FIRST; i < RING; i++)
+		cr_assert_eq(b.mine.ring[i], 0);
+	unmake_both(&b);
+}
+
+/* Wherever it was when it began to be filled. */
+Test(half, is_filled_without_a_reader)
+{
+	static const uint64_t before[] = {0, 1, 63, 100, 2048, 4095, 4096, 5000, 9000};
+
+	for (size_t i = 0; i < sizeof(before) / sizeof(*before); i++)
+		for (size_t step = 1; step <= RING; step = step * 3 + 1) {
+			struct both b;
+			size_t sum = 0, n;
+
+			make_both(&b, RING, FIRST);
+			while (b.head < before[i]) {
+				send_some(&b, before[i] - b.head < 1000 ? before[i] - b.head : 1000,
+					  RING);
+				take_some(&b, 1000, 1000);
+			}
+			while ((n = send_some(&b, step, RING)) > 0)
+				sum += n;
+			cr_assert_leq(sum, RING);
+			cr_assert_gt(sum, RING - 4 * XVM_LINE, "%zu bytes by %zu", sum, step);
+			take_some(&b, RING, 777);
+			cr_assert_eq(send_some(&b, RING, RING), RING);
+			take_some(&b, RING, RING);
+			unmake_both(&b);
+		}
+}
+
+/* Heirs of senders that wrote, and grew, and were killed before they published. */
+Test(half, grows_at_any_time)
+{
+	for (unsigned seed = 1; seed <= 300; seed++) {
+		unsigned x = seed * 2654435761u;
+		uint32_t ring = FIRST << seed % 5;
+		struct both b;
+
+		make_both(&b, ring, FIRST);
+		for (int i = 0; i < 300; i++) {
+			size_t n, most;
+
+			x = x * 1103515245 + 12345;
+			n = x >> 8 & 1 ? (x >> 16) % 200 + 1 : (x >> 16) % ring + 1;
+			most = x >> 9 & 3 ? n : n / 2;
+			if (x >> 11 & 1) {
+				send_some(&b, n, most);
+			} else {
+				if (x >> 12 & 1) /* another process's, which has seen nothing */
+					b.mine.window = b.peer.window = XVM_WINDOW_NONE;
+				take_some(&b, n, most ? most : 1);
+			}
+			cr_assert_leq(b.head - b.tail,
+				      (uint64_t)FIRST << atomic_load(&b.mine.shm->windows));
+		}
+		take_some(&b, ring, ring);
+		unmake_both(&b);
+	}
+}
+
+Test(half, a_tail_that_cannot_be)
+{
+	struct both b;
+
+	make_both(&b, RING, FIRST);
+	cr_expect_eq(xvm_half_room(&b.mine, 100, 101 + FIRST), -EPROTO);
+	cr_expect_eq(xvm_half_room(&b.mine, 10000, 10000 - FIRST - 1), -EPROTO);
+	cr_expect_eq(xvm_half_room(&b.mine, 10000, 10000 - FIRST), 0);
+	cr_assert(xvm_half_grow(&b.mine, 10000, 0));
+	cr_expect_eq(xvm_half_room(&b.mine, 10000, 9999), (int64_t)FIRST);
+	cr_expect_eq(xvm_half_room(&b.mine, 10000 + FIRST + 1, 9999), -EPROTO);
+	cr_expect_eq(xvm_half_room(&b.mine, 10000 + FIRST, 10000), (int64_t)FIRST);
+	unmake_both(&b);
+}
+
+Test(half, windows_that_lie_stay_in_the_ring)
+{
+	struct both b;
+	uint64_t x = 1;
+
+	make_both(&b, RING, FIRST);
+	for (int i = 0; i < 200000; i++) {
+		uint64_t v[4], pos;
+		size_t n, want;
+		uint8_t *at;
+
+		for (int k = 0; k < 4; k++) {
+			x = x * 6364136223846793005ull + 1442695040888963407ull;
+			v[k] = x >> (x >> 58);
+		}
+		atomic_store(&b.mine.shm->windows, v[0] >> 32 & 1 ? v[1] : v[1] % XVM_WINDOWS);
+		atomic_store(&b.mine.shm->begin[v[1] % XVM_WINDOWS], v[2] >> 40 & 1 ? v[2] : v[3]);
+		pos = v[3];
+		want = n = v[2] % RING + 1;
+		at = xvm_half_at(&b.peer, pos, &n);
+		cr_assert(n >= 1 && n <= want);
+		cr_assert(at >= b.peer.ring && at < b.peer.ring + RING);
+		cr_assert(n <= (size_t)(b.peer.ring + RING - at));
+	}
+	unmake_both(&b);
 }
