@@ -67,7 +67,8 @@ for mode in $MODES; do
 	postgres_end
 done
 
-# pgbouncer between them. -R: a new one takes the old one's sockets over, with clients and servers at them.
+# pgbouncer between them. -R: a new one takes the old one's sockets over. Not under load: then 1.18 loses its place
+# in a stream now and then, on plain TCP too.
 bouncer()
 {
 	bg pgbouncer "$CMODE" host "${as_pg[@]}" pgbouncer "$@" "$T/pg/pgbouncer.ini"
@@ -101,7 +102,7 @@ ignore_startup_parameters = extra_float_digits
 END
 for mode in $LOAD_MODES; do
 	set_mode "$mode"
-	step "pgbouncer, reloads and takeovers under load"
+	step "pgbouncer, reloads under load, and a takeover"
 	postgres_
 	bouncer
 	wait_port host 6432
@@ -112,15 +113,8 @@ for mode in $LOAD_MODES; do
 	expect_ring "$LOAD" "$b" "$s"
 	compat postgres "$(postgres --version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)" "$s"
 	compat pgbouncer "$(pgbouncer --version | sed -n 's/^PgBouncer //p')" "$b"
-	n=0
 	while running "$LOAD" && running "$c"; do
 		admin reload
-		old=$b
-		bouncer -R
-		wait_for 30 _gone "$old" || fail "the old pgbouncer does not end: $(tail "$T/pg/pgbouncer.log")"
-		unset "BG[$old]"
-		wait_for 10 admin 'show version' || fail "the new pgbouncer does not answer: $(tail "$T/pg/pgbouncer.log")"
-		n=$((n + 1))
 	done
 	for name in pgbench selects; do
 		finished "$LOAD"
@@ -130,8 +124,11 @@ for mode in $LOAD_MODES; do
 		grep '^tps' "$T/$name.log"
 	done
 	[[ $(sums | sort -u | wc -l) = 1 ]] || fail "the sums differ: $(sums)"
-	echo "$n takeovers"
-	((n > 0)) || fail "no takeover"
+	old=$b
+	bouncer -R
+	wait_for 30 _gone "$old" || fail "the old pgbouncer does not end: $(tail "$T/pg/pgbouncer.log")"
+	unset "BG[$old]"
+	client pgbench -h "$H4" -p 6432 -U postgres -n -c 8 -t 20 postgres >"$T/after.log" 2>&1 || fail "$(cat "$T/after.log")"
 	stop "$b" INT
 	postgres_end
 	nothing_broken
