@@ -35,7 +35,7 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 
 	counted->s = NULL;
 	counted->rx = rx;
-	s = tracked(fd) ? xvm_sock_get(fd) : NULL;
+	s = tracked(fd) ? (struct xvm_sock *)xvm_fdtab_get(fd, XVM_FILE_SOCK) : NULL;
 	if (!s)
 		return NULL;
 	if (xvm_sock_on(s) || xvm_offer_engage(s, fd, rx))
@@ -147,9 +147,15 @@ static ssize_t move(struct xvm_sock *s, int fd, bool rx, bool file, struct iovec
 
 static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_t n, int flags)
 {
+	struct xvm_sock *held __attribute__((cleanup(put))) = s;
 	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n < RW_MAX ? n : RW_MAX};
+	struct xvm_io io = {.iov = &iov, .iovcnt = 1, .flags = flags, .left = iov.iov_len};
 
-	return move(s, fd, rx, false, &iov, 1, NULL, flags);
+	if (xvm_user_wild((uintptr_t)buf, (uintptr_t)buf + iov.iov_len))
+		return xvm_result(-EFAULT);
+	if (!rx && (flags & MSG_FASTOPEN)) /* refused, as there is a connection */
+		return REAL(send)(fd, "", 0, flags);
+	return xvm_result(rx ? xvm_rx(held, fd, &io) : xvm_tx(held, fd, &io));
 }
 
 static ssize_t refuse(struct xvm_sock *s, int err)

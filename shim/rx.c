@@ -539,10 +539,12 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 				continue;
 			}
 			xvm_rx_room(s, fd);
-			done += (ssize_t)xvm_io_advance(io, (size_t)r);
+			done += r;
+			if ((size_t)r == io->left)
+				return done;
+			xvm_io_advance(io, (size_t)r);
 			/* One receive takes all that is there, also on both sides of a boundary. */
-			if (io->left == 0 ||
-			    (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch))
+			if (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch)
 				return done;
 			io->some = !all;
 			continue;

@@ -172,10 +172,8 @@ static inline void xvm_io_cancelled(struct xvm_counted *counted)
 		xvm_io_unclaim(counted, 0);
 }
 
-static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
+static inline void xvm_io_advance(struct xvm_io *io, size_t n)
 {
-	size_t total = n;
-
 	io->left -= n;
 	while (n) {
 		size_t k = io->iov[0].iov_len - io->off;
@@ -190,7 +188,6 @@ static inline size_t xvm_io_advance(struct xvm_io *io, size_t n)
 		io->off = 0;
 	}
 	xvm_io_trim(io);
-	return total;
 }
 
 #endif

@@ -439,9 +439,10 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = urgent ? -EAGAIN : put_locked(s, fd, io);
 		xvm_unlock(&ep->tx_lock);
 		if (r > 0) {
-			done += (ssize_t)xvm_io_advance(io, (size_t)r);
-			if (io->left == 0 || !wait)
+			done += r;
+			if ((size_t)r == io->left || !wait)
 				return done;
+			xvm_io_advance(io, (size_t)r);
 			io->flags |= MSG_NOSIGNAL; /* what is done is told, not the error */
 			continue;
 		}

@@ -27,19 +27,17 @@
 #define SPINS 100
 #define ASK_NS (50 * 1000 * 1000)
 
-/* initial-exec: the dynamic model may allocate on first use, which a signal handler must not. */
-static _Thread_local uint32_t my_tid __attribute__((tls_model("initial-exec")));
+_Thread_local uint32_t xvm_my_tid __attribute__((tls_model("initial-exec")));
 
-uint32_t xvm_lock_tid(void)
+uint32_t xvm_lock_ask_tid(void)
 {
-	if (!my_tid)
-		my_tid = (uint32_t)xvm_sys(SYS_gettid);
-	return my_tid;
+	xvm_my_tid = (uint32_t)xvm_sys(SYS_gettid);
+	return xvm_my_tid;
 }
 
 void xvm_lock_forked(void)
 {
-	my_tid = 0;
+	xvm_my_tid = 0;
 }
 
 static void relax(void)

@@ -10,8 +10,16 @@
 
 #include "transport/abi.h"
 
-/* The caller's tid, cached in TLS; xvm_lock_forked() forgets it, in the child of a fork. */
-uint32_t xvm_lock_tid(void);
+/* initial-exec: the dynamic model may allocate on first use, which a signal handler must not. */
+extern _Thread_local uint32_t xvm_my_tid
+	__attribute__((tls_model("initial-exec"), visibility("hidden")));
+uint32_t xvm_lock_ask_tid(void);
+/* The caller's tid, cached; xvm_lock_forked() forgets it, in the child of a fork. */
+static inline uint32_t xvm_lock_tid(void)
+{
+	return __builtin_expect(xvm_my_tid, 1) ? xvm_my_tid : xvm_lock_ask_tid();
+}
+
 void xvm_lock_forked(void);
 
 /* Does no thread or process of that number live? A zombie does not. */

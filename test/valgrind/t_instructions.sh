@@ -28,5 +28,5 @@ at_most()
 	((n > 0 && n <= $2)) || fail "$1 of 64 bytes takes $n instructions, more than $2"
 }
 
-at_most send 550
-at_most recv 530
+at_most send 515
+at_most recv 490
