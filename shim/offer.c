@@ -17,6 +17,8 @@
 #include "shim/vm.h"
 #include "transport/sys.h"
 
+#define LONG (256u << 10) /* bytes */
+
 static void local_options(struct xvm_shm_ep *ep, int fd)
 {
 	struct timeval tv;
@@ -183,6 +185,12 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	return flags & XVM_RES_VM ? offer_piece(s, fd, XVM_RES_REGION(flags)) : offer_memfd(s, fd);
 }
 
+static uint64_t moved(const struct xvm_shm_ep *ep)
+{
+	return atomic_load_explicit(&ep->n_rx_tcp, memory_order_relaxed) +
+	       atomic_load_explicit(&ep->n_tx_tcp, memory_order_relaxed);
+}
+
 bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -206,12 +214,14 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	}
 	/*
 	 * Counted in quarters: one more in the direction of the last is a quarter, as an offer is
-	 * not worth its cost to a connection that is used for one answer, however long.
+	 * not worth its cost to a connection that is used for one answer, unless that is long.
 	 */
-	more = atomic_exchange_explicit(&s->last_call, 1 + rx, memory_order_relaxed) == 1 + rx ? 1
-											       : 4;
+	more = atomic_exchange_explicit(&s->last_call, 1 + rx, memory_order_relaxed) != 1 + rx;
+	more = more ? 4 : 1;
 	calls = atomic_fetch_add_explicit(&ep->calls, more, memory_order_relaxed);
-	if (calls / 4 < xvm_conf.offer_after || (why != XVM_R_NEW && calls % 256 >= more))
+	if (calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
+		return false;
+	if (why != XVM_R_NEW && calls % 256 >= more)
 		return false;
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;
