@@ -51,6 +51,7 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	uint32_t mask = ev->events;
 	long err = 0;
 
+	xvm_epset_claim(e, ev->data.u64, r);
 	if (r && r->parked) {
 		if (r->sock == s && xvm_epset_unpark(e, r, ev)) {
 			arm_for_sleepers(e, r);
@@ -108,6 +109,7 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 		return control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
 	if (r->parked)
 		return -ENOENT;
+	xvm_epset_claim(e, ev->data.u64, r);
 	if (r->sock && ((r->events | mask) & EPOLLEXCLUSIVE))
 		return -EINVAL; /* as the kernel says if it knows the flag is set */
 	if (r->where != XVM_REG_KERNEL)

@@ -169,6 +169,17 @@ bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r)
 	return xvm_epset_drop(e, r);
 }
 
+void xvm_epset_claim(struct xvm_epoll *e, uint64_t data, const struct xvm_reg *own)
+{
+	struct xvm_reg *r, *next;
+
+	for (r = e->parked ? xvm_epset_first(e, data) : NULL; r; r = next) {
+		next = r->data_next;
+		if (r != own && r->parked && r->data == data)
+			xvm_epset_evict(e, r);
+	}
+}
+
 void xvm_epset_expose(struct xvm_epoll *e)
 {
 	struct xvm_reg *r, *next;

@@ -346,6 +346,8 @@ void xvm_epset_settle(struct xvm_epoll *e)
 
 	if (e->broken)
 		return;
+	if (e->opaque && e->parked) /* their data may be an unknown one's */
+		xvm_epset_expose(e);
 	while (atomic_load_explicit(&e->changes, memory_order_relaxed)) {
 		for (r = atomic_exchange(&e->changes, NULL); r; r = next) {
 			next = r->changed_next;

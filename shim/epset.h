@@ -167,6 +167,9 @@ bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll
 /* Delete what is parked in the kernel too: one, or all; and no more of that. */
 bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_expose(struct xvm_epoll *e);
+/* From now on data mean own, or what it is about to be: what the kernel reports of one that is
+ * parked with the same data is not its. */
+void xvm_epset_claim(struct xvm_epoll *e, uint64_t data, const struct xvm_reg *own);
 /* Is fd's record parked? For a signal handler that interrupted the holder of e's lock. */
 bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 /* Does the kernel report all that mask asks for, and nothing else that would be noticed? */

@@ -117,6 +117,38 @@ void scene_epoll(void)
 	close(pp[1]);
 }
 
+/* What is said of one that was deleted is not said of another that has its data now. */
+static void data_again(void)
+{
+	int a, b, c, d, f, g, ep = epoll_create1(EPOLL_CLOEXEC), pp[2];
+
+	pair(&a, &b);
+	pair(&c, &d);
+	pair(&f, &g);
+	if (pipe(pp) < 0)
+		die("pipe");
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 1));
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, pp[0], EPOLLIN, 1));
+	close(b);
+	do_epoll("a pipe has its data", ep, 8, 50);
+	DO(ctl(ep, EPOLL_CTL_ADD, c, EPOLLIN | EPOLLRDHUP, 2));
+	DO(ctl(ep, EPOLL_CTL_DEL, c, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, f, EPOLLIN | EPOLLRDHUP, 3));
+	DO(ctl(ep, EPOLL_CTL_MOD, f, EPOLLIN | EPOLLRDHUP, 2));
+	close(d);
+	do_epoll("a socket has its data", ep, 8, 50);
+	put(g, "x");
+	do_epoll("its own", ep, 8, 5000);
+	close(a);
+	close(c);
+	close(f);
+	close(g);
+	close(pp[0]);
+	close(pp[1]);
+	close(ep);
+}
+
 /* Deleted and registered again, as event loops do for each request, and what must not be heard
  * meanwhile. */
 void scene_deleted(void)
@@ -218,6 +250,7 @@ void scene_deleted(void)
 	close(a);
 	do_epoll("closed", ep, 8, 0);
 	close(ep);
+	data_again();
 }
 
 void scene_edge(void)
