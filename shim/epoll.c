@@ -303,9 +303,14 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 					break;
 				continue;
 			}
-			if ((outlives || r->parked) && !r->gone)
+			if (r->parked) {
+				if (!xvm_epset_evict(e, r))
+					break;
+				continue;
+			}
+			if (outlives && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
-			if (!(last || r->parked ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
+			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;
 		}
 		xvm_unlock(&e->lock);

@@ -166,6 +166,8 @@ bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll
 bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r)
 {
 	xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
+	/* The kernel may just have reported it. */
+	e->ghosts = e->takers != 0;
 	return xvm_epset_drop(e, r);
 }
 

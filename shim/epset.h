@@ -82,6 +82,8 @@ struct xvm_epoll {
 	uint32_t asked;
 
 	uint32_t parked;
+	uint32_t takers; /* threads that may have events of the kernel which they have not judged */
+	bool ghosts;	 /* and what is parked no more may be among them */
 	uint32_t managed; /* hot and cold ones, parked ones too */
 	uint32_t hot_count;
 	struct xvm_reg *hot; /* a ring; scans start here */
