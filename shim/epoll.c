@@ -350,8 +350,10 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 	struct tracked *t = arg;
 	struct xvm_reg *r;
 
-	if (xvm_lock(&e->lock) < 0)
+	if (!xvm_epset_hold(e))
 		return;
+	if (xvm_lock(&e->lock) < 0)
+		goto out_put;
 	r = e->broken ? NULL : xvm_epset_find(e, t->fd);
 	if (!r || r->sock)
 		goto out;
@@ -370,6 +372,8 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 	}
 out:
 	xvm_unlock(&e->lock);
+out_put:
+	xvm_epset_put(e);
 }
 
 void xvm_epoll_tracked(struct xvm_sock *s, int fd)

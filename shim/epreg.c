@@ -134,9 +134,10 @@ bool xvm_epset_covers(const struct xvm_reg *r, uint32_t mask)
 
 bool xvm_epset_park(struct xvm_epoll *e, struct xvm_reg *r)
 {
-	if (e->exposed || e->inherited || e->opaque || r->where == XVM_REG_KERNEL || r->gone ||
-	    r->calm || r->todo || (r->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock) ||
-	    atomic_load(&e->sleepers) || xvm_fdtab_peek(r->fd) != &r->sock->file)
+	if (xvm_conf.sandboxed || e->exposed || e->inherited || e->opaque ||
+	    r->where == XVM_REG_KERNEL || r->gone || r->calm || r->todo ||
+	    (r->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock) || atomic_load(&e->sleepers) ||
+	    xvm_fdtab_peek(r->fd) != &r->sock->file)
 		return false;
 	xvm_epset_disarm(r);
 	xvm_epset_cool(e, r);

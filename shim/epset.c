@@ -60,6 +60,15 @@ void xvm_epset_put(struct xvm_epoll *e)
 	xvm_file_put(&e->file);
 }
 
+bool xvm_epset_hold(struct xvm_epoll *e)
+{
+	uint32_t users = atomic_load(&e->file.users);
+
+	while (users && !atomic_compare_exchange_weak(&e->file.users, &users, users + 1))
+		;
+	return users != 0;
+}
+
 static size_t table_bytes(uint32_t mask)
 {
 	return 2 * ((size_t)mask + 1) * sizeof(struct xvm_reg *);
@@ -144,10 +153,13 @@ static void count_records(struct xvm_epoll *e, void *arg)
 
 static void expose(struct xvm_epoll *e, void *arg)
 {
-	if (xvm_lock(&e->lock) < 0)
+	if (!xvm_epset_hold(e))
 		return;
-	xvm_epset_expose(e);
-	xvm_unlock(&e->lock);
+	if (xvm_lock(&e->lock) == 0) {
+		xvm_epset_expose(e);
+		xvm_unlock(&e->lock);
+	}
+	xvm_epset_put(e);
 }
 
 void xvm_epoll_sharing(void)
@@ -416,15 +428,10 @@ struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
 	if (!atomic_load(&s->regs) || xvm_lock(&lists) < 0)
 		return NULL;
 	for (struct xvm_reg *r = atomic_load(&s->regs); r && !e; r = r->sock_next) {
-		uint32_t users = atomic_load(&r->ep->file.users);
-
 		if (fd >= 0 && r->fd != fd)
 			continue;
-		/* At 0 it is being disposed of, and will drop the record itself. */
-		while (users &&
-		       !atomic_compare_exchange_weak(&r->ep->file.users, &users, users + 1))
-			;
-		if (users)
+		/* Else it will drop the record itself. */
+		if (xvm_epset_hold(r->ep))
 			e = r->ep;
 	}
 	unlock_lists();

@@ -116,6 +116,8 @@ static inline uint64_t xvm_epset_own(const struct xvm_epoll *e)
 struct xvm_epoll *xvm_epset_new(int epfd);
 struct xvm_epoll *xvm_epset_get(int epfd);
 void xvm_epset_put(struct xvm_epoll *e);
+/* One more reference. False: it is being disposed of. */
+bool xvm_epset_hold(struct xvm_epoll *e);
 
 /* Is it nothing that we know? Else whoever waits in it has to be counted, even with nothing of ours
  * in it: that may change while he sleeps, and then he must not be given our own eventfd's event. */
@@ -201,7 +203,7 @@ void xvm_epset_unwake(struct xvm_epoll *e);
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 /* An epoll that has a record of s, for fd or (-1) for any: a reference, or NULL. */
 struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd);
-/* All epolls of the process. */
+/* All epolls of the process; without a reference, another thread may close one meanwhile. */
 void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg);
 
 /* A registration made in a signal handler that interrupted the holder of e's lock: by fd. */
