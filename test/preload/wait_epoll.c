@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 
 void scene_epoll(void)
@@ -251,6 +252,60 @@ void scene_deleted(void)
 	do_epoll("closed", ep, 8, 0);
 	close(ep);
 	data_again();
+}
+
+static int handed, hangs_up, ready;
+static pthread_barrier_t both;
+
+static void *serve(void *arg)
+{
+	char c;
+
+	pthread_barrier_wait(&both);
+	while (recv(handed, &c, 1, 0) > 0)
+		;
+	close(handed);
+	if (eventfd_write(ready, 1))
+		die("eventfd");
+	return NULL;
+}
+
+static void *hang_up(void *arg)
+{
+	pthread_barrier_wait(&both);
+	close(hangs_up);
+	return NULL;
+}
+
+/* Deleted, and handed to a thread that closes it at its end, just when the kernel tells of that. */
+void scene_handed(void)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC), none = 0;
+	struct epoll_event ev;
+	pthread_t t[2];
+	eventfd_t v;
+
+	ready = eventfd(0, EFD_CLOEXEC);
+	pthread_barrier_init(&both, NULL, 2);
+	ctl(ep, EPOLL_CTL_ADD, ready, EPOLLIN, 1);
+	for (int i = 0; i < 20; i++) {
+		pair(&handed, &hangs_up);
+		ctl(ep, EPOLL_CTL_ADD, handed, EPOLLIN, 2);
+		ctl(ep, EPOLL_CTL_DEL, handed, 0, 0);
+		pthread_create(&t[0], NULL, serve, NULL);
+		pthread_create(&t[1], NULL, hang_up, NULL);
+		do {
+			if (epoll_wait(ep, &ev, 1, 5000) != 1)
+				die("nobody was served");
+			none += ev.data.u64 != 1;
+		} while (ev.data.u64 != 1);
+		eventfd_read(ready, &v);
+		pthread_join(t[0], NULL);
+		pthread_join(t[1], NULL);
+	}
+	DO(none);
+	close(ready);
+	close(ep);
 }
 
 void scene_edge(void)
