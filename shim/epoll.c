@@ -51,6 +51,7 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	uint32_t mask = ev->events;
 	long err = 0;
 
+	xvm_epset_claim(e, ev->data.u64, r);
 	if (r && r->parked) {
 		if (r->sock == s && xvm_epset_unpark(e, r, ev)) {
 			arm_for_sleepers(e, r);
@@ -108,6 +109,7 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 		return control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
 	if (r->parked)
 		return -ENOENT;
+	xvm_epset_claim(e, ev->data.u64, r);
 	if (r->sock && ((r->events | mask) & EPOLLEXCLUSIVE))
 		return -EINVAL; /* as the kernel says if it knows the flag is set */
 	if (r->where != XVM_REG_KERNEL)
@@ -301,9 +303,14 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 					break;
 				continue;
 			}
-			if ((outlives || r->parked) && !r->gone)
+			if (r->parked) {
+				if (!xvm_epset_evict(e, r))
+					break;
+				continue;
+			}
+			if (outlives && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
-			if (!(last || r->parked ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
+			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
 				break;
 		}
 		xvm_unlock(&e->lock);
@@ -343,8 +350,10 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 	struct tracked *t = arg;
 	struct xvm_reg *r;
 
-	if (xvm_lock(&e->lock) < 0)
+	if (!xvm_epset_hold(e))
 		return;
+	if (xvm_lock(&e->lock) < 0)
+		goto out_put;
 	r = e->broken ? NULL : xvm_epset_find(e, t->fd);
 	if (!r || r->sock)
 		goto out;
@@ -363,6 +372,8 @@ static void tracked_in(struct xvm_epoll *e, void *arg)
 	}
 out:
 	xvm_unlock(&e->lock);
+out_put:
+	xvm_epset_put(e);
 }
 
 void xvm_epoll_tracked(struct xvm_sock *s, int fd)

@@ -30,7 +30,8 @@ void xvm_epoll_tracked(struct xvm_sock *s, int fd);
  * a cold socket keeps, and has it armed anew when it is waited in. True if it had it. */
 bool xvm_epoll_release(struct xvm_sock *s);
 
-/* A child or another program image is about to have our epolls too. */
+/* A child or another program image is about to have our epolls too, or a filter of system calls is
+ * about to be set. */
 void xvm_epoll_sharing(void);
 
 /* In the child of a fork: locks that other threads held are free, wakers are not shared. */

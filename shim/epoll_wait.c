@@ -75,6 +75,19 @@ static uint32_t translate(struct wait *w, const struct epoll_event *ev)
 	return other ? bits | ev->events : bits;
 }
 
+/* An event of what was parked: the application has long deleted it, and we have meanwhile. */
+static bool ghost(struct xvm_epoll *e, uint64_t data)
+{
+	struct xvm_reg *r;
+
+	if (!e->ghosts || e->opaque || e->broken)
+		return false;
+	r = xvm_epset_first(e, data);
+	while (r && r->data != data)
+		r = r->data_next;
+	return !r;
+}
+
 /* Leave of n events what is the application's. */
 static int filter(struct wait *w, int n)
 {
@@ -88,6 +101,8 @@ static int filter(struct wait *w, int n)
 			w->rung = true;
 			continue;
 		}
+		if (ghost(e, ev.data.u64))
+			continue;
 		if (e->managed && !e->broken)
 			ev.events = translate(w, &ev);
 		if (ev.events)
@@ -180,6 +195,13 @@ static void pass_on(struct wait *w)
 	w->rung = false;
 }
 
+/* Nothing of the kernel's is left to be judged. */
+static void judged(struct xvm_epoll *e)
+{
+	if (--e->takers == 0)
+		e->ghosts = false;
+}
+
 /* Back from the sleep. The last one to go disarms. */
 static void leave(struct wait *w)
 {
@@ -205,6 +227,7 @@ static void cancelled(void *arg)
 	uncount(w);
 	if (xvm_lock(&w->e->lock) == 0) {
 		w->rung = true; /* perhaps: the kernel may have given us the event */
+		judged(w->e);
 		leave(w);
 		xvm_unlock(&w->e->lock);
 	}
@@ -481,6 +504,7 @@ static int wait_in(struct wait *w, int64_t ns)
 			pass_on(w);
 		else if (ns && n == 0)
 			w->rung = false; /* all are armed anew */
+		e->takers += n == 0;
 		xvm_unlock(&e->lock);
 		if (n == -EAGAIN)
 			continue;
@@ -496,6 +520,7 @@ static int wait_in(struct wait *w, int64_t ns)
 		e->call++;
 		if (n >= 0)
 			n = scan(w, filter(w, n));
+		judged(e);
 		leave(w);
 		xvm_unlock(&e->lock);
 		if (n)

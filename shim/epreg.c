@@ -134,9 +134,10 @@ bool xvm_epset_covers(const struct xvm_reg *r, uint32_t mask)
 
 bool xvm_epset_park(struct xvm_epoll *e, struct xvm_reg *r)
 {
-	if (e->exposed || e->inherited || e->opaque || r->where == XVM_REG_KERNEL || r->gone ||
-	    r->calm || r->todo || (r->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock) ||
-	    atomic_load(&e->sleepers) || xvm_fdtab_peek(r->fd) != &r->sock->file)
+	if (xvm_conf.sandboxed || e->exposed || e->inherited || e->opaque ||
+	    r->where == XVM_REG_KERNEL || r->gone || r->calm || r->todo ||
+	    (r->events & XVM_EP_FLAGS) || !xvm_sock_on(r->sock) || atomic_load(&e->sleepers) ||
+	    xvm_fdtab_peek(r->fd) != &r->sock->file)
 		return false;
 	xvm_epset_disarm(r);
 	xvm_epset_cool(e, r);
@@ -166,7 +167,20 @@ bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll
 bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r)
 {
 	xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
+	/* The kernel may just have reported it. */
+	e->ghosts = e->takers != 0;
 	return xvm_epset_drop(e, r);
+}
+
+void xvm_epset_claim(struct xvm_epoll *e, uint64_t data, const struct xvm_reg *own)
+{
+	struct xvm_reg *r, *next;
+
+	for (r = e->parked ? xvm_epset_first(e, data) : NULL; r; r = next) {
+		next = r->data_next;
+		if (r != own && r->parked && r->data == data)
+			xvm_epset_evict(e, r);
+	}
 }
 
 void xvm_epset_expose(struct xvm_epoll *e)

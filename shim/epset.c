@@ -60,6 +60,15 @@ void xvm_epset_put(struct xvm_epoll *e)
 	xvm_file_put(&e->file);
 }
 
+bool xvm_epset_hold(struct xvm_epoll *e)
+{
+	uint32_t users = atomic_load(&e->file.users);
+
+	while (users && !atomic_compare_exchange_weak(&e->file.users, &users, users + 1))
+		;
+	return users != 0;
+}
+
 static size_t table_bytes(uint32_t mask)
 {
 	return 2 * ((size_t)mask + 1) * sizeof(struct xvm_reg *);
@@ -111,6 +120,7 @@ static void forked(struct xvm_epoll *e, void *arg)
 		e->broken = true;
 	atomic_store(&e->lock.word, 0);
 	atomic_store(&e->sleepers, 0);
+	e->takers = 0;
 	atomic_store(&e->waker, NULL);
 	e->inherited = true;
 	for (uint32_t i = 0; !e->broken && i <= e->mask; i++) {
@@ -143,10 +153,13 @@ static void count_records(struct xvm_epoll *e, void *arg)
 
 static void expose(struct xvm_epoll *e, void *arg)
 {
-	if (xvm_lock(&e->lock) < 0)
+	if (!xvm_epset_hold(e))
 		return;
-	xvm_epset_expose(e);
-	xvm_unlock(&e->lock);
+	if (xvm_lock(&e->lock) == 0) {
+		xvm_epset_expose(e);
+		xvm_unlock(&e->lock);
+	}
+	xvm_epset_put(e);
 }
 
 void xvm_epoll_sharing(void)
@@ -346,6 +359,8 @@ void xvm_epset_settle(struct xvm_epoll *e)
 
 	if (e->broken)
 		return;
+	if (e->opaque && e->parked) /* their data may be an unknown one's */
+		xvm_epset_expose(e);
 	while (atomic_load_explicit(&e->changes, memory_order_relaxed)) {
 		for (r = atomic_exchange(&e->changes, NULL); r; r = next) {
 			next = r->changed_next;
@@ -413,15 +428,10 @@ struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
 	if (!atomic_load(&s->regs) || xvm_lock(&lists) < 0)
 		return NULL;
 	for (struct xvm_reg *r = atomic_load(&s->regs); r && !e; r = r->sock_next) {
-		uint32_t users = atomic_load(&r->ep->file.users);
-
 		if (fd >= 0 && r->fd != fd)
 			continue;
-		/* At 0 it is being disposed of, and will drop the record itself. */
-		while (users &&
-		       !atomic_compare_exchange_weak(&r->ep->file.users, &users, users + 1))
-			;
-		if (users)
+		/* Else it will drop the record itself. */
+		if (xvm_epset_hold(r->ep))
 			e = r->ep;
 	}
 	unlock_lists();

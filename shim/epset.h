@@ -82,6 +82,8 @@ struct xvm_epoll {
 	uint32_t asked;
 
 	uint32_t parked;
+	uint32_t takers; /* threads that may have events of the kernel which they have not judged */
+	bool ghosts;	 /* and what is parked no more may be among them */
 	uint32_t managed; /* hot and cold ones, parked ones too */
 	uint32_t hot_count;
 	struct xvm_reg *hot; /* a ring; scans start here */
@@ -114,6 +116,8 @@ static inline uint64_t xvm_epset_own(const struct xvm_epoll *e)
 struct xvm_epoll *xvm_epset_new(int epfd);
 struct xvm_epoll *xvm_epset_get(int epfd);
 void xvm_epset_put(struct xvm_epoll *e);
+/* One more reference. False: it is being disposed of. */
+bool xvm_epset_hold(struct xvm_epoll *e);
 
 /* Is it nothing that we know? Else whoever waits in it has to be counted, even with nothing of ours
  * in it: that may change while he sleeps, and then he must not be given our own eventfd's event. */
@@ -167,6 +171,9 @@ bool xvm_epset_unpark(struct xvm_epoll *e, struct xvm_reg *r, const struct epoll
 /* Delete what is parked in the kernel too: one, or all; and no more of that. */
 bool xvm_epset_evict(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_expose(struct xvm_epoll *e);
+/* From now on data mean own, or what it is about to be: what the kernel reports of one that is
+ * parked with the same data is not its. */
+void xvm_epset_claim(struct xvm_epoll *e, uint64_t data, const struct xvm_reg *own);
 /* Is fd's record parked? For a signal handler that interrupted the holder of e's lock. */
 bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 /* Does the kernel report all that mask asks for, and nothing else that would be noticed? */
@@ -196,7 +203,7 @@ void xvm_epset_unwake(struct xvm_epoll *e);
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 /* An epoll that has a record of s, for fd or (-1) for any: a reference, or NULL. */
 struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd);
-/* All epolls of the process. */
+/* All epolls of the process; without a reference, another thread may close one meanwhile. */
 void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg);
 
 /* A registration made in a signal handler that interrupted the holder of e's lock: by fd. */

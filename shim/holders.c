@@ -129,7 +129,8 @@ static void forked_child(struct xvm_sock *s)
 	int i;
 
 	s->inherited = true;
-	atomic_store(&s->asleep, 0); /* those were our parent's */
+	atomic_store(&s->asleep, 0); /* those were our parent's, and what it has offered */
+	atomic_store(&s->offered_to, 0);
 	if (xvm_sys6(SYS_getppid, 0, 0, 0, 0, 0, 0) == 0) {
 		/* Another pid namespace: our tids mean nothing to the locks. Counted for good. */
 		atomic_store(&s->paired, 0);

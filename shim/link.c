@@ -352,7 +352,9 @@ void xvm_link_lapsed(struct xvm_sock *s)
 	/* Who handles messages may be pairing it just now. */
 	if (!to || to == atomic_load(&xvm_link_count) || xvm_trylock(&handling) < 0)
 		return;
-	xvm_offer_lapsed(s);
+	/* Only that offer: by now another may be under way. */
+	if (atomic_load(&s->offered_to) == to)
+		xvm_offer_lapsed(s);
 	xvm_unlock(&handling);
 }
 

@@ -226,7 +226,6 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;
 	/* One thread tries; OFFERED while it does, so that nobody else starts. */
-	atomic_store(&s->offered_to, 0);
 	if (!atomic_compare_exchange_strong(&ep->state, &candidate, XVM_EP_OFFERED))
 		return false;
 	atomic_store(&ep->pid, xvm_pid());
@@ -316,6 +315,7 @@ static void again(struct xvm_sock *s, int fd, unsigned region, bool kept)
 	xvm_log(2, "fd %d: to be offered again\n", fd);
 	xvm_half_close(&s->mine);
 	s->gen = atomic_fetch_add(&ep->gen, 1) + 1;
+	atomic_store(&s->offered_to, 0);
 	atomic_store(&ep->reason, XVM_R_NEW);
 	atomic_store(&ep->state, XVM_EP_CANDIDATE);
 }

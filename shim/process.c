@@ -494,6 +494,7 @@ void xvm_sandbox(void)
 {
 	if (!xvm_fdtab || xvm_conf.sandboxed || xvm_in_vfork())
 		return;
+	xvm_epoll_sharing(); /* later it may be forbidden to delete what is parked */
 	xvm_conf.sandboxed = true;
 	xvm_vfork_by = fork;
 	xvm_link_off();

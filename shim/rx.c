@@ -68,7 +68,7 @@ void xvm_rx_consent_locked(struct xvm_sock *s, int fd)
 /* What recvmsg() has beside bytes: nothing, on the ring. */
 static void nothing_else(struct xvm_io *io)
 {
-	if (!io->msg)
+	if (!io->msg || io->some) /* what the first receive of the call had */
 		return;
 	if (io->msg->msg_name)
 		io->msg->msg_namelen = 0;
@@ -415,7 +415,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if ((int64_t)limit <= 0)
 				continue;
 		}
-		if (io->some && REAL(ioctl)(fd, SIOCATMARK, &mark) == 0 && mark)
+		if (io->some && !xvm_conf.sandboxed && REAL(ioctl)(fd, SIOCATMARK, &mark) == 0 &&
+		    mark)
 			return -EAGAIN;
 		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(s, fd, io, limit);

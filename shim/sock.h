@@ -32,13 +32,13 @@ struct xvm_sock {
 	_Atomic uint32_t asleep; /* calls that wait for it */
 	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;
-	struct xvm_peer *proc; /* the process at the other end */
-	uint64_t cookie;       /* SO_COOKIE, once paired */
-	uint64_t res_seq;      /* the table when the peer's address was last looked up */
-	_Atomic uint32_t
-		offered_to;	   /* xvm_link_count when it was offered; 0: that is not done yet */
-	_Atomic uint8_t last_call; /* before it is offered: 1 to send, 2 to receive */
-	uint64_t piece;		   /* where its half lies, in a region */
+	struct xvm_peer *proc;	     /* the process at the other end */
+	uint64_t cookie;	     /* SO_COOKIE, once paired */
+	uint64_t res_seq;	     /* the table when the peer's address was last looked up */
+	_Atomic uint32_t offered_to; /* xvm_link_count when it was offered; 0: that is not
+				      * done yet, or it is a candidate */
+	_Atomic uint8_t last_call;   /* before it is offered: 1 to send, 2 to receive */
+	uint64_t piece;		     /* where its half lies, in a region */
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */

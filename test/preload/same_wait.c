@@ -11,6 +11,7 @@ int main(int argc, char **argv)
 		{"room", scene_room},
 		{"epoll", scene_epoll},
 		{"deleted", scene_deleted},
+		{"handed", scene_handed},
 		{"edge", scene_edge},
 		{"nested", scene_nested},
 		{"crowd", scene_crowd},

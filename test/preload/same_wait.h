@@ -10,6 +10,7 @@ void scene_select(void);
 void scene_room(void);
 void scene_epoll(void);
 void scene_deleted(void);
+void scene_handed(void);
 void scene_edge(void);
 void scene_nested(void);
 void scene_crowd(void);

@@ -14,3 +14,9 @@ for scene in poll signals select room epoll deleted edge nested crowd crowd_edge
 		prints_same "$scene" "spinning $spin us" XVM_SPIN_US=$spin "$P" "$scene"
 	done
 done
+
+# A library between ours and libc, by which each wait is late to tell what the kernel has told it.
+prints_plain handed "$P" handed
+# shellcheck disable=SC2016
+prints_same handed "late to hear" XVM_SPIN_US=50 \
+	sh -c 'LD_PRELOAD="$LD_PRELOAD:$1" exec "$2" handed' sh "$B/test/preload/late.so" "$P"

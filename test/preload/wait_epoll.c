@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/wait.h>
 
 void scene_epoll(void)
@@ -117,6 +118,38 @@ void scene_epoll(void)
 	close(pp[1]);
 }
 
+/* What is said of one that was deleted is not said of another that has its data now. */
+static void data_again(void)
+{
+	int a, b, c, d, f, g, ep = epoll_create1(EPOLL_CLOEXEC), pp[2];
+
+	pair(&a, &b);
+	pair(&c, &d);
+	pair(&f, &g);
+	if (pipe(pp) < 0)
+		die("pipe");
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 1));
+	DO(ctl(ep, EPOLL_CTL_DEL, a, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, pp[0], EPOLLIN, 1));
+	close(b);
+	do_epoll("a pipe has its data", ep, 8, 50);
+	DO(ctl(ep, EPOLL_CTL_ADD, c, EPOLLIN | EPOLLRDHUP, 2));
+	DO(ctl(ep, EPOLL_CTL_DEL, c, 0, 0));
+	DO(ctl(ep, EPOLL_CTL_ADD, f, EPOLLIN | EPOLLRDHUP, 3));
+	DO(ctl(ep, EPOLL_CTL_MOD, f, EPOLLIN | EPOLLRDHUP, 2));
+	close(d);
+	do_epoll("a socket has its data", ep, 8, 50);
+	put(g, "x");
+	do_epoll("its own", ep, 8, 5000);
+	close(a);
+	close(c);
+	close(f);
+	close(g);
+	close(pp[0]);
+	close(pp[1]);
+	close(ep);
+}
+
 /* Deleted and registered again, as event loops do for each request, and what must not be heard
  * meanwhile. */
 void scene_deleted(void)
@@ -217,6 +250,61 @@ void scene_deleted(void)
 	do_epoll("the end, deleted", ep, 8, 20);
 	close(a);
 	do_epoll("closed", ep, 8, 0);
+	close(ep);
+	data_again();
+}
+
+static int handed, hangs_up, ready;
+static pthread_barrier_t both;
+
+static void *serve(void *arg)
+{
+	char c;
+
+	pthread_barrier_wait(&both);
+	while (recv(handed, &c, 1, 0) > 0)
+		;
+	close(handed);
+	if (eventfd_write(ready, 1))
+		die("eventfd");
+	return NULL;
+}
+
+static void *hang_up(void *arg)
+{
+	pthread_barrier_wait(&both);
+	close(hangs_up);
+	return NULL;
+}
+
+/* Deleted, and handed to a thread that closes it at its end, just when the kernel tells of that. */
+void scene_handed(void)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC), none = 0;
+	struct epoll_event ev;
+	pthread_t t[2];
+	eventfd_t v;
+
+	ready = eventfd(0, EFD_CLOEXEC);
+	pthread_barrier_init(&both, NULL, 2);
+	ctl(ep, EPOLL_CTL_ADD, ready, EPOLLIN, 1);
+	for (int i = 0; i < 20; i++) {
+		pair(&handed, &hangs_up);
+		ctl(ep, EPOLL_CTL_ADD, handed, EPOLLIN, 2);
+		ctl(ep, EPOLL_CTL_DEL, handed, 0, 0);
+		pthread_create(&t[0], NULL, serve, NULL);
+		pthread_create(&t[1], NULL, hang_up, NULL);
+		do {
+			if (epoll_wait(ep, &ev, 1, 5000) != 1)
+				die("nobody was served");
+			none += ev.data.u64 != 1;
+		} while (ev.data.u64 != 1);
+		eventfd_read(ready, &v);
+		pthread_join(t[0], NULL);
+		pthread_join(t[1], NULL);
+	}
+	DO(none);
+	close(ready);
 	close(ep);
 }
 

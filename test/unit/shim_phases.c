@@ -7,7 +7,12 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <sys/mman.h>
@@ -111,6 +116,31 @@ Test(phases, all_that_lies_on_both_sides_of_the_boundary_is_one_answer)
 		cr_assert_eq(buf[i], pattern(got + (uint64_t)i));
 	got += 5049;
 	cr_assert_eq(take(1000, 0), -EAGAIN);
+}
+
+/* Which allows what a program does that reads, writes and waits. */
+Test(phases, a_boundary_is_passed_in_a_sandbox)
+{
+	struct sock_filter no_ioctl[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = {4, no_ioctl};
+
+	enter();
+	settle();
+	cr_assert_eq(take(1000, 0), 10);
+	cr_assert_eq(put(50), 50);
+	cr_assert_eq(xvm_tx_leave(s[0], fd[0], XVM_R_OPERATOR), 0);
+	atomic_store(&s[0]->ep->want, XVM_WANT_LEAVE);
+	cr_assert_eq(put(20), 20);
+	settle();
+	xvm_conf.sandboxed = true;
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+	cr_assert_eq(take(1000, 0), 70);
 }
 
 Test(phases, pads_behind_the_boundary_are_taken_off)
