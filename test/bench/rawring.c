@@ -24,7 +24,7 @@
 
 #include "transport/half.h"
 
-#define RING (512 << 10)
+#define RING (2 << 20)
 
 #if defined(__x86_64__)
 #define relax() __builtin_ia32_pause()
@@ -214,6 +214,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < 2; i++) {
 		if (!buf || xvm_half_create(&half[i], RING, &fd))
 			die("half");
+		xvm_half_window(&half[i], RING);
 		/* The first sleep is told from the word that a new half has. */
 		atomic_store(&half[i].shm->sleep_data, 0);
 		e[i].mine = &half[i];
