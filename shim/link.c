@@ -481,6 +481,7 @@ static void handle(const struct xvm_msg *m, int *fds)
 	case XVM_MSG_VECTOR:
 	case XVM_MSG_PEER_VECTOR:
 	case XVM_MSG_PIECE:
+	case XVM_MSG_UNPLUG:
 		xvm_vm_message(m, fds);
 		break;
 	case XVM_MSG_PEER_DEAD:

@@ -31,6 +31,13 @@ int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **p
 /* Ring a vector of another machine. False: not to be had. */
 bool xvm_vm_ring(struct xvm_peer *p, unsigned vector);
 
+/* unplug.c: the device of a region is about to go. late: a peer that makes no call is not waited
+ * for. */
+void xvm_unplug(unsigned region, bool late);
+/* No socket is to be offered there any more; and none is there: forget it. */
+void xvm_vm_leaving(unsigned region);
+void xvm_vm_gone(unsigned region);
+
 /* The daemon is another: what it says of a region will show whether that is still ours. */
 void xvm_vm_stale(void);
 /* This is the child of a fork: nothing of the above is ours any more. */
