@@ -533,6 +533,7 @@ void xvm_link_handle(void)
 			if (fds[k] >= 0)
 				xvm_sys6(SYS_close, fds[k], 0, 0, 0, 0, 0);
 	}
+	xvm_vm_mail_read();
 	if (r == -EAGAIN && ++vain == VAIN_LOOKS)
 		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
 				 __ATOMIC_RELAXED);

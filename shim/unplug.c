@@ -113,6 +113,35 @@ static void unpair(struct xvm_sock *s)
 	xvm_link_drop(s->slot, s->gen, true);
 }
 
+static void ashore(struct xvm_sock *s, int fd)
+{
+	s->ashore = true;
+	atomic_store(&s->ep->reason, XVM_R_NO_DEVICE);
+	unpair(s);
+	xvm_epoll_changed(s);
+	xvm_log(2, "fd %d: its device is unplugged: on TCP\n", fd);
+}
+
+/* The connection is dissolved, as its process was too late, or the other end's machine is dead.
+ * Nothing is written: the device may have gone, and another have come where its memory was. */
+static bool leave_dead(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	bool done = false;
+
+	xvm_sock_forbid(s, XVM_R_NO_DEVICE);
+	if (xvm_lock(&ep->rx_lock) < 0)
+		return false;
+	if (xvm_lock(&ep->tx_lock) == 0) {
+		done = copy(&s->peer, PROT_READ) && copy(&s->mine, PROT_READ | PROT_WRITE);
+		xvm_unlock(&ep->tx_lock);
+	}
+	xvm_unlock(&ep->rx_lock);
+	if (done)
+		ashore(s, fd);
+	return done;
+}
+
 /* True: it does not need the region any more. */
 static bool leave(struct xvm_sock *s, int fd, bool late)
 {
@@ -133,15 +162,11 @@ static bool leave(struct xvm_sock *s, int fd, bool late)
 		return false;
 	if (tx == -EAGAIN || !go_ashore(s, fd, unread))
 		return false;
-	s->ashore = true;
-	atomic_store(&s->ep->reason, XVM_R_NO_DEVICE);
-	unpair(s);
-	xvm_epoll_changed(s);
-	xvm_log(2, "fd %d: its device is unplugged: on TCP\n", fd);
+	ashore(s, fd);
 	return true;
 }
 
-void xvm_unplug(unsigned region, bool late)
+void xvm_unplug(unsigned region, bool late, bool gone)
 {
 	struct xvm_sock *s;
 	unsigned left = 0;
@@ -153,10 +178,12 @@ void xvm_unplug(unsigned region, bool late)
 			;
 		else if (s->ashore)
 			unpair(s); /* another may have ended without a word */
+		else if (gone || atomic_load(&s->ep->flags) & XVM_EPF_PEER_DEAD)
+			left += !leave_dead(s, fd);
 		else
 			left += !leave(s, fd, late);
 		xvm_sock_put(s);
 	}
-	if (!left)
+	if (!left || gone)
 		xvm_vm_gone(region);
 }

@@ -19,6 +19,7 @@ struct region {
 	_Atomic bool stale;	  /* a former daemon has said so, and this one nothing yet */
 	void *life, *vector_life; /* mapped as long as we, and forks, use the region; our vector */
 	_Atomic bool leaving;	  /* its device is about to go */
+	uint8_t unplug;		  /* 1, 2 (late): to be done when all mail is read */
 	uint64_t off, len;
 	_Atomic(volatile uint32_t *) doorbell;
 	_Atomic uint32_t asked;		/* for pieces, not answered */
@@ -299,8 +300,13 @@ static void region(unsigned index, const struct xvm_msg *m, int *fds)
 
 	if (fds[0] < 0 || !m->len || m->off > INT64_MAX || m->len > INT64_MAX - m->off)
 		return;
-	if (atomic_load(&g->stale))
+	if (atomic_load(&g->stale)) {
 		renew(index, m);
+	} else if (atomic_load(&g->fd) && (g->unplug || atomic_load(&g->leaving))) {
+		/* Another device than the one that we had not left when it went. */
+		xvm_unplug(index, true, true);
+	}
+	g->unplug = 0;
 	atomic_store(&g->leaving, false);
 	if (fds[1] >= 0 && !live(&g->life, fds[1]))
 		return;
@@ -378,10 +384,22 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 		piece(g, m);
 		break;
 	case XVM_MSG_UNPLUG:
-		xvm_unplug(m->region, m->arg);
+		g->unplug = m->arg ? 2 : 1;
 		break;
 	default:
 		break;
+	}
+}
+
+void xvm_vm_mail_read(void)
+{
+	for (unsigned i = 0; i < XVM_VM_REGIONS; i++) {
+		bool late = regions[i].unplug == 2;
+
+		if (!regions[i].unplug)
+			continue;
+		regions[i].unplug = 0;
+		xvm_unplug(i, late, false);
 	}
 }
 
