@@ -689,7 +689,8 @@ bool xvm_guest_eps_left(const struct xvm_guest *g, const struct xvm_arena_ref *a
 	for (XVM_EACH(n, t, &g->eps)) {
 		const struct xvm_guest_ep *ep = ep_of(n);
 
-		if (ep->state == WITHDRAWN && !a)
+		/* A pair may be on its way to us, if there is a host. */
+		if (ep->state == WITHDRAWN && !a && g->up)
 			return true;
 		if (ep->state == PAIRED && (!a || (ep->kin && ep->kin->arena == a)))
 			return true;
@@ -697,11 +698,17 @@ bool xvm_guest_eps_left(const struct xvm_guest *g, const struct xvm_arena_ref *a
 	return false;
 }
 
-void xvm_guest_eps_kill(struct xvm_guest *g)
+bool xvm_guest_eps_kill(struct xvm_guest *g)
 {
+	struct xvm_list *n, *t;
+	bool any = false;
+
+	for (XVM_EACH(n, t, &g->eps))
+		any = any || ep_of(n)->state == PAIRED;
 	/* Nobody says UNPAIR: so the other ends hear of it from the host at the latest when the
 	 * machine goes, or says hello again. */
 	dead(g, -1, 0);
+	return any;
 }
 
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l)

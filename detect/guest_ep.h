@@ -34,8 +34,8 @@ void xvm_guest_arena_gone(struct xvm_arena_ref *a);
 void xvm_guest_eps_leave(struct xvm_guest *g);
 /* Is anything paired yet, or about to be, of that arena, or (NULL) at all? */
 bool xvm_guest_eps_left(const struct xvm_guest *g, const struct xvm_arena_ref *a);
-/* What is still paired is to be reset. */
-void xvm_guest_eps_kill(struct xvm_guest *g);
+/* What is still paired is to be reset. False: there is none. */
+bool xvm_guest_eps_kill(struct xvm_guest *g);
 
 /* From the host. */
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l);

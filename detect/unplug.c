@@ -61,22 +61,20 @@ static void on_step(struct ev_loop *loop, ev_timer *w, int events)
 	struct xvm_guest *g = w->data;
 	ev_tstamp since = ev_now(loop) - g->leaving;
 
-	if (g->opened && g->up && !g->broken) {
-		if (since < XVM_UNPLUG_PATIENCE_S) {
-			if (xvm_guest_eps_left(g, NULL)) {
-				ask(g, false, since >= XVM_UNPLUG_LATE_S);
-				return;
-			}
-			if (!xvm_list_empty(&g->queue) && since < XVM_UNPLUG_PATIENCE_S)
-				return;
-		} else if (xvm_guest_eps_left(g, NULL)) {
-			xvm_log(LOG_WARNING,
-				"device %s: programs do not leave its memory: their connections "
-				"to other machines are reset",
-				g->dev.bdf);
-			xvm_guest_eps_kill(g);
+	/* It takes no host. */
+	if (since < XVM_UNPLUG_PATIENCE_S && g->opened && !g->broken) {
+		if (xvm_guest_eps_left(g, NULL)) {
+			ask(g, false, since >= XVM_UNPLUG_LATE_S);
+			return;
 		}
+		if (g->up && !xvm_list_empty(&g->queue))
+			return;
 	}
+	if (g->opened && xvm_guest_eps_kill(g))
+		xvm_log(LOG_WARNING,
+			"device %s: programs do not leave its memory: their connections to other "
+			"machines are reset",
+			g->dev.bdf);
 	finish(g);
 }
 
@@ -87,7 +85,7 @@ void xvm_unplug_begin(struct xvm_guest *g)
 	g->leaving = ev_now(g->d->loop);
 	xvm_log(LOG_NOTICE, "device %s: it is to be unplugged: programs leave its memory",
 		g->dev.bdf);
-	if (g->opened && g->up)
+	if (g->opened)
 		xvm_guest_eps_leave(g);
 	ask(g, true, false);
 	ev_timer_start(g->d->loop, &g->leave);
@@ -99,7 +97,8 @@ void xvm_unplug_gone(struct xvm_guest *g)
 		g->dev.bdf);
 	g->leaving = ev_now(g->d->loop);
 	ask(g, true, true);
-	xvm_guest_eps_kill(g);
+	if (g->opened)
+		xvm_guest_eps_kill(g);
 	/* Not even letters reach anybody. */
 	xvm_guest_close(g);
 }
@@ -123,8 +122,9 @@ void xvm_unplug_init(struct xvm_guest *g)
 	g->request = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = g->request < 0 ? -errno : xvm_vfio_request(g->dev.vfio, g->request);
 	if (ret) {
-		xvm_log(LOG_WARNING, "device %s: to unplug it stop xvmd first: %s", g->dev.bdf,
-			strerror(-ret));
+		xvm_log(LOG_WARNING,
+			"device %s: programs will not hear of it before it is unplugged: %s",
+			g->dev.bdf, strerror(-ret));
 		return;
 	}
 	ev_io_init(&g->request_io, on_request, g->request, EV_READ);

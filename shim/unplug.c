@@ -22,21 +22,32 @@
 #include "shim/vm.h"
 #include "transport/lock.h"
 
-static bool copy(struct xvm_half *h, int prot)
+/* ring: of the ring, too, as far as it has been used. */
+static bool copy(struct xvm_half *h, int prot, bool ring)
 {
+	uint64_t windows = atomic_load(&h->shm->windows);
+	size_t len = XVM_HALF_CTL;
 	size_t off = (size_t)((char *)h->shm - (char *)h->map);
 	long p = xvm_sys(SYS_mmap, 0, h->map_len, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (xvm_sys_failed(p))
 		return false;
-	memcpy((char *)p + off, h->shm, XVM_HALF_CTL + h->ring_size);
+	if (ring)
+		len += (size_t)h->first << (windows < h->last ? windows : h->last);
+	memcpy((char *)p + off, h->shm, len);
 	if (!xvm_sys(SYS_mprotect, p, h->map_len, prot) &&
 	    !xvm_sys_failed(xvm_sys(SYS_mremap, p, h->map_len, h->map_len,
 				    MREMAP_MAYMOVE | MREMAP_FIXED, h->map)))
 		return true;
 	xvm_sys(SYS_munmap, p, h->map_len);
 	return false;
+}
+
+/* In our own ring there is nothing more to be sent. */
+static bool copies(struct xvm_sock *s, bool unread)
+{
+	return copy(&s->peer, PROT_READ, unread) && copy(&s->mine, PROT_READ | PROT_WRITE, false);
 }
 
 /* Under rx_lock: has the peer left the ring for good, or ended, so that its half stays as it is? */
@@ -88,7 +99,7 @@ static bool go_ashore(struct xvm_sock *s, int fd, bool unread)
 	if (((ep->tx_epoch & 1) && !shut(s)) || ep->tx_owed != XVM_OWED_NOTHING ||
 	    (unread && (!final_locked(s, fd) || xvm_holders_other(ep, false))))
 		goto out_tx;
-	done = copy(&s->peer, PROT_READ) && copy(&s->mine, PROT_READ | PROT_WRITE);
+	done = copies(s, unread);
 out_tx:
 	xvm_unlock(&ep->tx_lock);
 out:
@@ -133,7 +144,7 @@ static bool leave_dead(struct xvm_sock *s, int fd)
 	if (xvm_lock(&ep->rx_lock) < 0)
 		return false;
 	if (xvm_lock(&ep->tx_lock) == 0) {
-		done = copy(&s->peer, PROT_READ) && copy(&s->mine, PROT_READ | PROT_WRITE);
+		done = copies(s, true);
 		xvm_unlock(&ep->tx_lock);
 	}
 	xvm_unlock(&ep->rx_lock);
