@@ -91,6 +91,7 @@ struct xvm_conn {
 	struct xvm_walk walk;
 
 	uint32_t regions, vectors; /* bit i: it was given region i, or a vector of it */
+	uint32_t former;	   /* it was given one of that number which was unplugged */
 };
 
 void xvm_conn_accept(struct xvm_daemon *d, int fd);

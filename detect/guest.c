@@ -16,6 +16,8 @@
 #include "detect/guest_lease.h"
 #include "detect/log.h"
 #include "detect/notify.h"
+#include "detect/uevent.h"
+#include "detect/unplug.h"
 
 #define READ_AT_ONCE 64
 
@@ -372,10 +374,21 @@ static void on_patience(struct ev_loop *loop, ev_timer *w, int events)
 	ev_timer_again(loop, w);
 }
 
+void xvm_guest_bye(struct xvm_guest *g, bool unplugged)
+{
+	struct xvm_letter l = {.type = XVM_LETTER_BYE, .arg = unplugged};
+
+	if (!g->opened || !g->up || g->broken)
+		return;
+	xvm_guest_send(g, &l);
+	xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
+}
+
 static void guest_free(struct xvm_guest *g)
 {
 	struct ev_loop *loop = g->d->loop;
 
+	xvm_unplug_exit(g);
 	ev_timer_stop(loop, &g->patience);
 	if (g->opened) {
 		ev_timer_stop(loop, &g->look);
@@ -401,6 +414,87 @@ static void guest_free(struct xvm_guest *g)
 	free(g);
 }
 
+/* What device keeps in systemd's store: vfio's descriptor. */
+static void name_of(char name[32], const char *bdf)
+{
+	snprintf(name, 32, "ivshmem-%.15s", bdf);
+}
+
+static struct xvm_guest *guest_new(struct xvm_daemon *d, const char *bdf, uint32_t index)
+{
+	struct xvm_guest *g = calloc(1, sizeof(*g));
+
+	if (!g)
+		return NULL;
+	g->d = d;
+	g->index = index;
+	g->bell = g->request = -1;
+	g->life.fd = g->life.own = g->keeper.pidfd = g->record.fd = -1;
+	g->dev.vfio = g->dev.mem_fd = g->dev.reg_fd = -1;
+	snprintf(g->dev.bdf, sizeof(g->dev.bdf), "%.15s", bdf);
+	memset(g->vector, 0xff, sizeof(g->vector));
+	xvm_list_init(&g->queue);
+	xvm_list_init(&g->eps);
+	xvm_guest_kins_init(g);
+	ev_timer_init(&g->patience, on_patience, 0., 0.);
+	g->patience.data = g;
+	return g;
+}
+
+static void remove_file(const struct xvm_guest *g, const char *what)
+{
+	char path[300];
+
+	path_of(g, g->dev.bdf, what, path);
+	unlink(path);
+}
+
+void xvm_guest_close(struct xvm_guest *g)
+{
+	struct xvm_guest *place = guest_new(g->d, g->dev.bdf, g->index);
+	struct xvm_list *n, *t;
+	char name[32];
+
+	if (!place) {
+		xvm_log(LOG_WARNING, "device %s: no memory to let it go", g->dev.bdf);
+		return;
+	}
+	place->absent = true;
+	g->d->guests.g[g->index] = place;
+	for (XVM_EACH(n, t, &g->d->all))
+		xvm_guest_take_vector(g, xvm_container(n, struct xvm_conn, in_all));
+	/* Whoever may still live says nothing about the next device that is there. Before the
+	 * keeper ends: a successor must not find it lost. */
+	remove_file(g, "record");
+	remove_file(g, "life");
+	name_of(name, g->dev.bdf);
+	if (g->dev.vfio >= 0)
+		xvm_notify_keep_no_more(name);
+	xvm_keeper_end(&g->keeper);
+	guest_free(g);
+}
+
+/* In the place of one that was unplugged: what programs were told of that is void. */
+static void put(struct xvm_daemon *d, struct xvm_guest *g)
+{
+	uint32_t bit = 1u << g->index;
+	struct xvm_list *n, *t;
+
+	if (g->index == d->guests.n) {
+		d->guests.g[d->guests.n++] = g;
+		return;
+	}
+	guest_free(d->guests.g[g->index]);
+	d->guests.g[g->index] = g;
+	for (XVM_EACH(n, t, &d->all)) {
+		struct xvm_conn *c = xvm_container(n, struct xvm_conn, in_all);
+
+		c->former |= c->regions & bit;
+		c->regions &= ~bit;
+		c->vectors &= ~bit;
+	}
+}
+
 /* vfio's descriptor from a former life, or -1. */
 static int kept(struct xvm_guest *g, const char *bdf, const char *name)
 {
@@ -416,23 +510,14 @@ static int kept(struct xvm_guest *g, const char *bdf, const char *name)
 	return fd;
 }
 
-static void add(struct xvm_daemon *d, const char *bdf)
+static bool add(struct xvm_daemon *d, const char *bdf, uint32_t index)
 {
-	struct xvm_guest *g = calloc(1, sizeof(*g));
+	struct xvm_guest *g = guest_new(d, bdf, index);
 	char name[32], path[300];
 	int keep;
 
 	if (!g)
-		return;
-	g->d = d;
-	g->life.fd = g->life.own = g->keeper.pidfd = g->record.fd = -1;
-	xvm_guest_kins_init(g);
-	g->index = d->guests.n;
-	g->bell = -1;
-	memset(g->vector, 0xff, sizeof(g->vector));
-	xvm_list_init(&g->queue);
-	ev_timer_init(&g->patience, on_patience, 0., 0.);
-	g->patience.data = g;
+		return false;
 	g->told = calloc(XVM_GUEST_ADDRS_MAX, sizeof(*g->told));
 	g->res = calloc(XVM_REGION_RES_MAX, sizeof(*g->res));
 	snprintf(path, sizeof(path), "%.200s/run/xvm", d->guests.root);
@@ -440,7 +525,7 @@ static void add(struct xvm_daemon *d, const char *bdf)
 	path_of(g, bdf, "life", path);
 	if (xvm_life_open(&g->life, path))
 		xvm_log(LOG_WARNING, "device %s: %s: %s", bdf, path, strerror(errno));
-	snprintf(name, sizeof(name), "ivshmem-%.15s", bdf);
+	name_of(name, bdf);
 	keep = kept(g, bdf, name);
 	g->lost = keep < 0 && xvm_life_any(&g->life);
 	if (xvm_guest_eps_init(g) || !g->told || !g->res ||
@@ -448,51 +533,49 @@ static void add(struct xvm_daemon *d, const char *bdf)
 			     xvm_conf_noiommu(d->conf))) {
 		xvm_log(LOG_WARNING, "device %s: %s", bdf, g->dev.why);
 		guest_free(g);
-		return;
+		return false;
 	}
 	if (g->dev.vfio >= 0) {
 		xvm_notify_keep(g->dev.vfio, name);
 		xvm_keeper_start(&g->keeper, d->loop, &g->life, g->dev.vfio);
 	}
-	d->guests.g[d->guests.n++] = g;
+	put(d, g);
+	xvm_unplug_init(g);
 	try_open(g);
 	if (!g->opened) {
 		ev_timer_set(&g->patience, XVM_GUEST_PATIENCE_S, XVM_GUEST_PATIENCE_S);
 		ev_timer_start(d->loop, &g->patience);
 	}
+	return true;
 }
 
-void xvm_guests_look(struct xvm_daemon *d, const char *root)
+bool xvm_guests_look(struct xvm_daemon *d, const char *root)
 {
 	char bdf[XVM_IVSHMEM_DEVICES_MAX][16];
 	uint32_t i, k, n = xvm_ivshmem_find(root, bdf, XVM_IVSHMEM_DEVICES_MAX);
+	bool found = false;
 
 	d->guests.root = root;
 	for (i = 0; i < n; i++) {
 		for (k = 0; k < d->guests.n && strcmp(d->guests.g[k]->dev.bdf, bdf[i]) != 0; k++)
 			;
-		if (k == d->guests.n && k < XVM_IVSHMEM_DEVICES_MAX)
-			add(d, bdf[i]);
+		/* All places are taken: one whose device has gone will do. */
+		if (k == XVM_IVSHMEM_DEVICES_MAX)
+			for (k = 0; k < d->guests.n && !d->guests.g[k]->absent; k++)
+				;
+		if (k < XVM_IVSHMEM_DEVICES_MAX && (k == d->guests.n || d->guests.g[k]->absent))
+			found = add(d, bdf[i], k) || found;
 	}
-}
-
-/* Others are not to believe that our addresses can be reached by memory. Pairs go on. */
-static void say_bye(struct xvm_guest *g)
-{
-	struct xvm_letter l = {.type = XVM_LETTER_BYE};
-
-	if (!g->opened || !g->up || g->broken)
-		return;
-	xvm_guest_send(g, &l);
-	xvm_ivshmem_ring(&g->dev, XVM_PEER_HOST, XVM_VECTOR_MAIL);
+	return found;
 }
 
 void xvm_guests_exit(struct xvm_daemon *d)
 {
 	uint32_t i;
 
+	xvm_uevents_exit(d);
 	for (i = 0; i < d->guests.n; i++) {
-		say_bye(d->guests.g[i]);
+		xvm_guest_bye(d->guests.g[i], false);
 		guest_free(d->guests.g[i]);
 	}
 	d->guests.n = 0;
@@ -547,7 +630,7 @@ static void greet_one(struct xvm_guest *g, struct xvm_conn *c)
 	if (!g->opened || !c->arena || c->dead)
 		return;
 	k = xvm_guest_kin_join(g, c);
-	if (c->regions & 1u << g->index || !g->up)
+	if (c->regions & 1u << g->index || !g->up || g->leaving)
 		return;
 	if (!xvm_conf_shares(g->d->conf, c->uid, c->exe, c->user->trusted))
 		return;
@@ -587,7 +670,9 @@ void xvm_guests_greet(struct xvm_daemon *d, struct xvm_conn *c)
 
 void xvm_guest_explain(const struct xvm_guest *g, char *text, size_t len)
 {
-	if (!g->opened)
+	if (g->absent)
+		snprintf(text, len, "%s: it was unplugged", g->dev.bdf);
+	else if (!g->opened)
 		snprintf(text, len, "%s: %s", g->dev.bdf, g->said ? g->said : "no region");
 	else if (!g->up)
 		snprintf(text, len, "%s: VM %u; %s", g->dev.bdf, g->self,

@@ -50,6 +50,7 @@ struct xvm_guest {
 	bool up;       /* we are welcome */
 	bool resumed;  /* this is our predecessor's run, and we are not welcome yet */
 	bool lost;     /* our predecessor's interrupts are gone, and memory was, for a moment */
+	bool absent;   /* unplugged: all that is kept is its place */
 	uint64_t run;
 	const char *broken; /* why the run is to end */
 	const char *said;   /* the last trouble that was logged */
@@ -58,6 +59,10 @@ struct xvm_guest {
 	int vector[XVM_REGION_VECTORS_MAX]; /* those that processes have */
 	const struct xvm_conn *vector_of[XVM_REGION_VECTORS_MAX];
 	ev_io bell_io;
+	int request; /* rung when the device is to be unplugged; or -1 */
+	ev_io request_io;
+	ev_timer leave;	   /* unplug.c's */
+	ev_tstamp leaving; /* since when it is to go, or 0 */
 	ev_timer patience, look;
 	ev_tstamp asked; /* since when the host is to give a sign of life, or 0 */
 	uint64_t news;
@@ -91,12 +96,19 @@ struct xvm_guests {
 	struct xvm_guest *g[XVM_IVSHMEM_DEVICES_MAX];
 	uint32_t n;
 	const char *root;
+	int uevents; /* 0: not watched. uevent.c's */
+	ev_io uevent_io;
+	ev_timer uevent_look;
+	uint32_t uevent_looks;
 };
 
 /* Look for devices under root, "" if it is no test's; those that are there already stay. */
-void xvm_guests_look(struct xvm_daemon *d, const char *root);
+/* True: a new one was found. */
+bool xvm_guests_look(struct xvm_daemon *d, const char *root);
 /* Before clients are dropped: what they have stays theirs, for our successor to find. */
 void xvm_guests_exit(struct xvm_daemon *d);
+/* The device is ours no more. Its place stays: programs know it by its number. */
+void xvm_guest_close(struct xvm_guest *g);
 
 /* Before the loop sleeps: tell the host what there is to tell. */
 void xvm_guests_flush(struct xvm_daemon *d);
@@ -110,6 +122,9 @@ struct xvm_guest *xvm_guests_of_serial(const struct xvm_daemon *d, uint32_t seri
 
 void xvm_guest_send(struct xvm_guest *g, const struct xvm_letter *l);
 void xvm_guest_hello(struct xvm_guest *g);
+/* Others are not to believe that our addresses can be reached by memory. Pairs go on, unless the
+ * device is unplugged: then there are none. */
+void xvm_guest_bye(struct xvm_guest *g, bool unplugged);
 
 /* One line for xvm check and the log. */
 void xvm_guest_explain(const struct xvm_guest *g, char *text, size_t len);

@@ -281,6 +281,8 @@ static uint32_t judge(struct xvm_guest *g, struct xvm_conn *c, const struct xvm_
 
 	if (!g->up || g->broken || g->n_queue >= XVM_GUEST_QUEUE_MAX)
 		return XVM_R_NO_DAEMON;
+	if (g->leaving)
+		return XVM_R_NO_DEVICE;
 	reason = xvm_residency_peer(&g->d->residency, f, &where);
 	if (reason)
 		return reason;
@@ -335,6 +337,8 @@ uint32_t xvm_guest_offer(struct xvm_conn *c, const struct xvm_msg *m, const stru
 
 	if (!g)
 		return XVM_R_NONE; /* it is dropped */
+	if (!(c->regions & 1u << g->index) || g->absent)
+		return XVM_R_NO_DEVICE; /* it does not know yet */
 	p = xvm_guest_stock(g, c, m->off, m->len);
 	if (!p) {
 		xvm_conn_nonsense(c, "a piece that is not in its stock");
@@ -660,6 +664,51 @@ void xvm_guest_eps_restore(struct xvm_guest *g)
 		if (atomic_load(&row->state))
 			restore_ep(g, k, p, row);
 	}
+}
+
+/* ---- the device goes -------------------------------------------------- */
+
+void xvm_guest_eps_leave(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &g->eps)) {
+		struct xvm_guest_ep *ep = ep_of(n);
+
+		if (ep->state != OFFERED)
+			continue;
+		say_refused(ep, XVM_R_NO_DEVICE);
+		withdraw(ep);
+	}
+}
+
+bool xvm_guest_eps_left(const struct xvm_guest *g, const struct xvm_arena_ref *a)
+{
+	struct xvm_list *n, *t;
+
+	for (XVM_EACH(n, t, &g->eps)) {
+		const struct xvm_guest_ep *ep = ep_of(n);
+
+		/* A pair may be on its way to us, if there is a host. */
+		if (ep->state == WITHDRAWN && !a && g->up)
+			return true;
+		if (ep->state == PAIRED && (!a || (ep->kin && ep->kin->arena == a)))
+			return true;
+	}
+	return false;
+}
+
+bool xvm_guest_eps_kill(struct xvm_guest *g)
+{
+	struct xvm_list *n, *t;
+	bool any = false;
+
+	for (XVM_EACH(n, t, &g->eps))
+		any = any || ep_of(n)->state == PAIRED;
+	/* Nobody says UNPAIR: so the other ends hear of it from the host at the latest when the
+	 * machine goes, or says hello again. */
+	dead(g, -1, 0);
+	return any;
 }
 
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l)

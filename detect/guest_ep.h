@@ -30,6 +30,13 @@ void xvm_guest_over(struct xvm_conn *c, uint32_t slot, uint32_t gen);
 void xvm_guest_conn_gone(struct xvm_conn *c);
 void xvm_guest_arena_gone(struct xvm_arena_ref *a);
 
+/* The device is to go: offers are void, and none is made any more. */
+void xvm_guest_eps_leave(struct xvm_guest *g);
+/* Is anything paired yet, or about to be, of that arena, or (NULL) at all? */
+bool xvm_guest_eps_left(const struct xvm_guest *g, const struct xvm_arena_ref *a);
+/* What is still paired is to be reset. False: there is none. */
+bool xvm_guest_eps_kill(struct xvm_guest *g);
+
 /* From the host. */
 void xvm_guest_letter(struct xvm_guest *g, const struct xvm_letter *l);
 /* Ask for a sign of life, if one is not waited for already: g->asked says since when. */

@@ -9,7 +9,8 @@
 
 struct xvm_guest *xvm_guest_of_client(struct xvm_conn *c, uint32_t index)
 {
-	if (index < c->d->guests.n && c->regions & 1u << index)
+	/* Of one that was unplugged it may not have heard yet. */
+	if (index < c->d->guests.n && (c->regions | c->former) & 1u << index)
 		return c->d->guests.g[index];
 	xvm_conn_nonsense(c, "a region that it was not given");
 	return NULL;
@@ -133,7 +134,7 @@ void xvm_guest_lease(struct xvm_conn *c, const struct xvm_msg *m)
 		xvm_conn_nonsense(c, "a piece of no such length");
 		return;
 	}
-	if (g->up) {
+	if (g->up && !g->leaving) {
 		/* One that has had it since before we came says so. */
 		if (m->arg)
 			c->vectors |= 1u << g->index;

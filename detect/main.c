@@ -19,6 +19,7 @@
 #include "detect/notify.h"
 #include "detect/share.h"
 #include "detect/socket.h"
+#include "detect/uevent.h"
 
 #ifndef XVM_CONF_PATH
 #define XVM_CONF_PATH "/etc/xvm/xvmd.conf"
@@ -332,8 +333,14 @@ static int serve(int pipe_fd)
 		goto out_socket;
 	}
 	/* A device is the system's, not one user's. */
-	if (!opt.private)
+	if (!opt.private) {
+		ret = xvm_uevents_init(&d);
+		if (ret)
+			xvm_log(LOG_WARNING,
+				"devices that are plugged in later are seen at SIGHUP: %s",
+				strerror(-ret));
 		xvm_guests_look(&d, "");
+	}
 	if (opt.private) {
 		d.idle = on_idle;
 		ev_timer_init(&end_timer, on_end, FIRST_CLIENT_S, 0.);

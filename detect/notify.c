@@ -95,6 +95,15 @@ void xvm_notify_keep(int fd, const char *name)
 	say(text, fd);
 }
 
+void xvm_notify_keep_no_more(const char *name)
+{
+	char text[64], as[32];
+
+	to_name(as, name);
+	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s", as);
+	say(text, -1);
+}
+
 int xvm_notify_kept(const char *name)
 {
 	char as[32];

@@ -12,6 +12,7 @@ void xvm_notify_reloading(void);
  * none. What is kept is known after xvm_notify_listen_fd(). */
 void xvm_notify_keep(int fd, const char *name);
 int xvm_notify_kept(const char *name);
+void xvm_notify_keep_no_more(const char *name);
 
 /* The listening socket that came with us, -ENOENT if none did, -EINVAL if it is not our kind. */
 int xvm_notify_listen_fd(void);

@@ -502,10 +502,13 @@ void xvm_pairs_vm_gone(struct xvm_vm *vm)
 	for (XVM_EACH(n, t, &vm->ends)) {
 		struct xvm_end *e = xvm_container(n, struct xvm_end, in_owner), *o = other(e);
 
-		if (!o->over && o->vm)
-			tell_peer[o->vm->peer] = true;
-		else if (!o->over)
-			send_dead_here(o);
+		/* What has left a device that was unplugged goes on, perhaps elsewhere. */
+		if (!o->over && !(e->over && xvm_relay_bye(vm))) {
+			if (o->vm)
+				tell_peer[o->vm->peer] = true;
+			else
+				send_dead_here(o);
+		}
 		end_stop(e);
 		xvm_list_del(&e->in_owner);
 		vm->n_ends--;

@@ -58,6 +58,8 @@ enum xvm_msg_type {
 				it. On the host only, where there is no doorbell */
 	XVM_MSG_PIECE,	     /* region, off, len: memory for one half; len = 0: there is no more */
 	XVM_MSG_PEER_DEAD,   /* slot, gen: the other end's VM has died: ECONNRESET */
+	XVM_MSG_UNPLUG,	     /* region: its device is about to go: leave its memory, and unpair.
+				Repeated until that is done; arg = 1: it is late */
 
 	/* tool to xvmd, and the answers */
 	XVM_MSG_SS = 64,   /* answers: one XVM_MSG_SS_ROW a connection, then XVM_MSG_END */

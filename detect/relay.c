@@ -25,6 +25,7 @@ struct xvm_vm_relay {
 	bool greeted; /* it has said hello: run is valid */
 	bool cleared; /* nobody reads what its last run has left */
 	bool up;      /* its xvmd is welcome */
+	bool bye;     /* it has let its device go, and what it had unpaired lives on by TCP */
 	uint64_t run;
 	uint32_t flags;
 	struct xvm_list queue;
@@ -126,6 +127,11 @@ uint32_t xvm_relay_flags(const struct xvm_vm *vm)
 	return vm->relay ? vm->relay->flags : 0;
 }
 
+bool xvm_relay_bye(const struct xvm_vm *vm)
+{
+	return vm->relay && vm->relay->bye;
+}
+
 /* Its xvmd is another, or none: what is paired goes on without. */
 static void end_xvmd(struct xvm_vm *vm)
 {
@@ -196,6 +202,7 @@ static void hello(struct xvm_vm *vm, const struct xvm_letter *l)
 		 */
 		r->cleared = !vm->readers;
 	}
+	r->bye = false;
 	r->flags = l->flags;
 	if (r->cleared)
 		welcome(vm);
@@ -236,6 +243,7 @@ static void dispatch(struct xvm_vm *vm, const struct xvm_letter *l)
 		xvm_pairs_unpair_vm(vm, l->client, l->slot, l->gen);
 		break;
 	case XVM_LETTER_BYE:
+		vm->relay->bye = l->arg;
 		end_xvmd(vm);
 		break;
 	}

@@ -21,6 +21,7 @@ void xvm_relay_init(struct xvm_daemon *d);
 
 /* Is it welcome, so that its addresses are to be believed and its offers taken? */
 bool xvm_relay_up(const struct xvm_vm *vm);
+bool xvm_relay_bye(const struct xvm_vm *vm);
 
 /* XVM_LETTER_F_*, as it said. */
 uint32_t xvm_relay_flags(const struct xvm_vm *vm);

@@ -73,13 +73,13 @@ int xvm_vfio_bar(int fd, uint32_t bar, uint64_t *size, uint64_t *off)
 	return 0;
 }
 
-static int set_irqs(int fd, uint32_t first, uint32_t count, const int *efd)
+static int set_irqs(int fd, uint32_t index, uint32_t first, uint32_t count, const int *efd)
 {
 	union {
 		struct vfio_irq_set set;
 		char room[sizeof(struct vfio_irq_set) + XVM_REGION_VECTORS_MAX * sizeof(int)];
 	} s = {.set = {.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-		       .index = VFIO_PCI_MSIX_IRQ_INDEX}};
+		       .index = index}};
 
 	s.set.argsz = (uint32_t)(sizeof(s.set) + count * sizeof(*efd));
 	s.set.start = first;
@@ -117,7 +117,7 @@ int xvm_vfio_start(int fd, bool fresh, uint32_t *vectors)
 	/* All at once: later only those can be changed that were there then. */
 	memset(none, 0xff, sizeof(none));
 	if (fresh)
-		ret = set_irqs(fd, 0, n, none);
+		ret = set_irqs(fd, VFIO_PCI_MSIX_IRQ_INDEX, 0, n, none);
 	if (!ret)
 		ret = master(fd);
 	if (!ret)
@@ -127,5 +127,10 @@ int xvm_vfio_start(int fd, bool fresh, uint32_t *vectors)
 
 int xvm_vfio_vector(int fd, uint32_t vector, int efd)
 {
-	return set_irqs(fd, vector, 1, &efd);
+	return set_irqs(fd, VFIO_PCI_MSIX_IRQ_INDEX, vector, 1, &efd);
+}
+
+int xvm_vfio_request(int fd, int efd)
+{
+	return set_irqs(fd, VFIO_PCI_REQ_IRQ_INDEX, 0, 1, &efd);
 }

@@ -16,5 +16,8 @@ int xvm_vfio_bar(int fd, uint32_t bar, uint64_t *size, uint64_t *off);
 /* Interrupts: how many there are. fresh: nobody has set any up yet. */
 int xvm_vfio_start(int fd, bool fresh, uint32_t *vectors);
 int xvm_vfio_vector(int fd, uint32_t vector, int efd);
+/* This eventfd is rung when the kernel wants the device back, as it is about to be unplugged: that
+ * waits until the last of the device's descriptors is closed. */
+int xvm_vfio_request(int fd, int efd);
 
 #endif

@@ -11,13 +11,15 @@
 #include "transport/lock.h"
 #include "transport/sys.h"
 
-unsigned xvm_holders_other(struct xvm_shm_ep *ep, bool unmapped_only)
-{
-	unsigned n = atomic_load(&ep->unmapped) + (unmapped_only ? 0 : atomic_load(&ep->forking));
-	int me = xvm_pid();
+/* struct xvm_shm_holder's mapped. Who is ashore has copies: it was mapped, and nobody enters again.
+ */
+enum { UNMAPPED, MAPPED, ASHORE };
 
-	if (xvm_conf.sandboxed)
-		return 1; /* kill(2) may not be ours to call */
+/* Others on the list that live, and are in a state of this set. */
+static unsigned others(struct xvm_shm_ep *ep, unsigned states)
+{
+	int me = xvm_pid();
+	unsigned n = 0;
 
 	for (int i = 0; i < XVM_HOLDERS; i++) {
 		int pid = atomic_load(&ep->holders[i].pid);
@@ -28,10 +30,17 @@ unsigned xvm_holders_other(struct xvm_shm_ep *ep, bool unmapped_only)
 			atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
 			continue;
 		}
-		if (!unmapped_only || !atomic_load(&ep->holders[i].mapped))
-			n++;
+		n += states >> (atomic_load(&ep->holders[i].mapped) & 31) & 1;
 	}
 	return n;
+}
+
+unsigned xvm_holders_other(struct xvm_shm_ep *ep, bool unmapped_only)
+{
+	if (xvm_conf.sandboxed)
+		return 1; /* kill(2) may not be ours to call */
+	return atomic_load(&ep->unmapped) + (unmapped_only ? 0 : atomic_load(&ep->forking)) +
+	       others(ep, unmapped_only ? 1u << UNMAPPED : ~0u);
 }
 
 bool xvm_holders_unmapped(struct xvm_shm_ep *ep)
@@ -43,7 +52,16 @@ void xvm_holders_mapped(struct xvm_shm_ep *ep)
 {
 	for (int i = 0; i < XVM_HOLDERS; i++)
 		if (atomic_load(&ep->holders[i].pid) == xvm_pid())
-			atomic_store(&ep->holders[i].mapped, 1);
+			atomic_store(&ep->holders[i].mapped, MAPPED);
+}
+
+bool xvm_holders_ashore(struct xvm_shm_ep *ep)
+{
+	/* All say so before they look: the last sees that it is the last. */
+	for (int i = 0; i < XVM_HOLDERS; i++)
+		if (atomic_load(&ep->holders[i].pid) == xvm_pid())
+			atomic_store(&ep->holders[i].mapped, ASHORE);
+	return !atomic_load(&ep->forking) && !others(ep, 1u << MAPPED);
 }
 
 static void let_go(struct xvm_shm_ep *ep)
@@ -145,7 +163,7 @@ static void forked_child(struct xvm_sock *s)
 
 		if (!atomic_compare_exchange_strong(&ep->holders[i].pid, &none, xvm_pid()))
 			continue;
-		atomic_store(&ep->holders[i].mapped, on);
+		atomic_store(&ep->holders[i].mapped, s->ashore ? ASHORE : on ? MAPPED : UNMAPPED);
 		break;
 	}
 	if (!on) {

@@ -483,6 +483,7 @@ static void handle(const struct xvm_msg *m, int *fds)
 	case XVM_MSG_VECTOR:
 	case XVM_MSG_PEER_VECTOR:
 	case XVM_MSG_PIECE:
+	case XVM_MSG_UNPLUG:
 		xvm_vm_message(m, fds);
 		break;
 	case XVM_MSG_PEER_DEAD:
@@ -534,6 +535,7 @@ void xvm_link_handle(void)
 			if (fds[k] >= 0)
 				xvm_sys6(SYS_close, fds[k], 0, 0, 0, 0, 0);
 	}
+	xvm_vm_mail_read();
 	if (r == -EAGAIN && ++vain == VAIN_LOOKS)
 		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
 				 __ATOMIC_RELAXED);

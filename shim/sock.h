@@ -27,8 +27,10 @@ struct xvm_sock {
 	_Atomic uint32_t paired;    /* 1: mine and peer are mapped in this process */
 	bool inherited;		    /* paired before a fork: only the pad may wake us here */
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
-	bool adopted; /* came to us open: others may hold it that we know nothing of */
-	bool last;    /* this process was the last holder: the endpoint goes with the socket */
+	bool adopted;  /* came to us open: others may hold it that we know nothing of */
+	bool ashore;   /* unplug.c: mine and peer are copies, of what is final */
+	bool unpaired; /* unplug.c: and so are all others' */
+	bool last;     /* this process was the last holder: the endpoint goes with the socket */
 	_Atomic uint32_t asleep; /* calls that wait for it */
 	_Atomic int kept; /* closed while others are in a call: a descriptor for them; or -1 */
 	struct xvm_half mine, peer;

@@ -27,6 +27,8 @@ void xvm_ending_kept(struct xvm_sock *s);
 unsigned xvm_holders_other(struct xvm_shm_ep *ep, bool unmapped_only);
 /* This process has mapped the halves. */
 void xvm_holders_mapped(struct xvm_shm_ep *ep);
+/* It has them mapped no more, but copies of them. True: nor has any other. */
+bool xvm_holders_ashore(struct xvm_shm_ep *ep);
 /* This process holds the socket no longer. True, once, for the last of all that did. */
 bool xvm_holders_release(struct xvm_sock *s);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "shim/vm.h"
 
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
@@ -17,6 +18,8 @@ struct region {
 	_Atomic int fd;		  /* 0: not ours */
 	_Atomic bool stale;	  /* a former daemon has said so, and this one nothing yet */
 	void *life, *vector_life; /* mapped as long as we, and forks, use the region; our vector */
+	_Atomic bool leaving;	  /* its device is about to go */
+	uint8_t unplug;		  /* 1, 2 (late): to be done when all mail is read */
 	uint64_t off, len;
 	_Atomic(volatile uint32_t *) doorbell;
 	_Atomic uint32_t asked;		/* for pieces, not answered */
@@ -110,7 +113,7 @@ int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off
 	int r, fd = atomic_load(&g->fd);
 	uint64_t word;
 
-	if (region >= XVM_VM_REGIONS || !fd || atomic_load(&g->stale))
+	if (region >= XVM_VM_REGIONS || !fd || atomic_load(&g->stale) || atomic_load(&g->leaving))
 		return -ENODEV;
 	word = find(g);
 	if (!word) {
@@ -297,8 +300,14 @@ static void region(unsigned index, const struct xvm_msg *m, int *fds)
 
 	if (fds[0] < 0 || !m->len || m->off > INT64_MAX || m->len > INT64_MAX - m->off)
 		return;
-	if (atomic_load(&g->stale))
+	if (atomic_load(&g->stale)) {
 		renew(index, m);
+	} else if (atomic_load(&g->fd) && (g->unplug || atomic_load(&g->leaving))) {
+		/* Another device than the one that we had not left when it went. */
+		xvm_unplug(index, true, true);
+	}
+	g->unplug = 0;
+	atomic_store(&g->leaving, false);
 	if (fds[1] >= 0 && !live(&g->life, fds[1]))
 		return;
 	if (atomic_load(&g->fd))
@@ -374,9 +383,72 @@ void xvm_vm_message(const struct xvm_msg *m, int *fds)
 	case XVM_MSG_PIECE:
 		piece(g, m);
 		break;
+	case XVM_MSG_UNPLUG:
+		g->unplug = m->arg ? 2 : 1;
+		break;
 	default:
 		break;
 	}
+}
+
+void xvm_vm_mail_read(void)
+{
+	for (unsigned i = 0; i < XVM_VM_REGIONS; i++) {
+		bool late = regions[i].unplug == 2;
+
+		if (!regions[i].unplug)
+			continue;
+		regions[i].unplug = 0;
+		xvm_unplug(i, late, false);
+	}
+}
+
+void xvm_vm_leaving(unsigned region)
+{
+	if (region < XVM_VM_REGIONS)
+		atomic_store(&regions[region].leaving, true);
+}
+
+static void unlive(void **map)
+{
+	if (*map)
+		xvm_sys(SYS_munmap, *map, 4096);
+	*map = NULL;
+}
+
+void xvm_vm_gone(unsigned region)
+{
+	struct region *g = &regions[region < XVM_VM_REGIONS ? region : 0];
+	volatile uint32_t *bell;
+	long page, none;
+	int fd;
+
+	if (region >= XVM_VM_REGIONS || !(fd = atomic_exchange(&g->fd, 0)))
+		return;
+	/* Another thread may be about to map a piece: the number is never closed, lest it be
+	 * another file's then. But it holds the device no more. */
+	none = xvm_sys(SYS_eventfd2, 0, EFD_CLOEXEC);
+	if (!xvm_sys_failed(none)) {
+		xvm_sys(SYS_dup3, none, fd, O_CLOEXEC);
+		xvm_sys(SYS_close, none);
+	}
+	xvm_waker_no_vectors((int)region);
+	atomic_store(&g->asked, 0);
+	atomic_store(&g->dry_until, 0);
+	for (int k = 0; k < PIECES; k++)
+		atomic_store(&g->piece[k], 0);
+	for (int k = 0; k < XVM_VM_PEERS; k++)
+		atomic_store(&g->peer[k], NULL);
+	/* Another device may come to be where the registers were. */
+	bell = atomic_exchange(&g->doorbell, NULL);
+	if (bell) {
+		page = (long)((uintptr_t)bell & ~4095ul);
+		xvm_sys(SYS_mmap, page, 4096, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	}
+	/* Last: the daemon takes it for the end of our using it. */
+	unlive(&g->vector_life);
+	unlive(&g->life);
 }
 
 void xvm_vm_stale(void)

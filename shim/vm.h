@@ -28,8 +28,18 @@ void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off);
  * errno. */
 int xvm_vm_open(const struct xvm_msg *m, struct xvm_half *h, struct xvm_peer **peer);
 
+/* What is to be done once it is known what else was said: that the other end is dead, or that there
+ * is another device by now. */
+void xvm_vm_mail_read(void);
 /* Ring a vector of another machine. False: not to be had. */
 bool xvm_vm_ring(struct xvm_peer *p, unsigned vector);
+
+/* unplug.c: the device of a region is about to go. late: a peer that makes no call is not waited
+ * for. gone: not about to. */
+void xvm_unplug(unsigned region, bool late, bool gone);
+/* No socket is to be offered there any more; and none is there: forget it. */
+void xvm_vm_leaving(unsigned region);
+void xvm_vm_gone(unsigned region);
 
 /* The daemon is another: what it says of a region will show whether that is still ours. */
 void xvm_vm_stale(void);

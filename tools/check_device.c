@@ -146,17 +146,15 @@ static void check_processors(void)
 static void check_host(const struct xvm_msg *m)
 {
 	if (!(m->arg2 & XVM_DEVICE_UP))
-		xvm_check_tell(
-			XVM_FAIL, "host's xvmd",
-			"does not know this VM: is it running there, with this group, since "
-			"before the VM was started? If it was started anew, stop xvmd here, unplug "
-			"the device and plug it in again, or restart the VM");
+		xvm_check_tell(XVM_FAIL, "host's xvmd",
+			       "does not know this VM: is it running there, with this group, since "
+			       "before the VM was started? If it was started anew, unplug "
+			       "the device and plug it in again, or restart the VM");
 	else if (m->arg2 & XVM_DEVICE_SILENT)
 		xvm_check_tell(
 			XVM_FAIL, "host's xvmd",
 			"does not answer: open connections go on, new ones stay on TCP. If it was "
-			"started anew, stop xvmd here, unplug the device and plug it in again, or "
-			"restart the VM");
+			"started anew, unplug the device and plug it in again, or restart the VM");
 	else
 		xvm_check_tell(XVM_OK, "host's xvmd", "answers");
 }

@@ -161,7 +161,7 @@ struct xvm_shm_lock {
 
 struct xvm_shm_holder {
 	_Atomic int32_t pid;	 /* 0: free */
-	_Atomic uint32_t mapped; /* this process has both halves mapped */
+	_Atomic uint32_t mapped; /* this process has both halves mapped; 2: copies (unplug.c) */
 };
 
 /*

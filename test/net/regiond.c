@@ -4,18 +4,21 @@
  * memfd, and are told of it as REGION.md says. So the shim's part in that is tried without a
  * machine.
  *
- *   regiond PATH ADDR... [novectors] [dry] [machines] [huge]     ADDR: what lives in another
- * machine
+ *   regiond PATH ADDR... [novectors] [dry] [machines] [huge] [dies]     ADDR: what lives in
+ * another machine
  *
  * novectors: no interrupts, all sleep by pad. dry: no client gets more than one piece. machines:
  * those in one network namespace are in one machine, which has one vector: the next gets it when
- * its owner has gone. huge: the region is in huge pages.
+ * its owner has gone. huge: the region is in huge pages. dies: to who offers first, the other is
+ * dead as soon as it has offered too. On SIGUSR1 the first client's device is to be unplugged: it
+ * is told so until it has unpaired all.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +43,7 @@ struct offer {
 	uint32_t slot, gen, role;
 	uint64_t off, len;
 	bool used;
+	int fd; /* the socket, if dies */
 };
 
 static struct pollfd fds[CLIENTS + 1];
@@ -52,7 +56,7 @@ static struct xvm_shm_table *table;
 static int table_fd, region_fd;
 static uint64_t next_piece;
 static unsigned leased[CLIENTS];
-static bool vectors = true, dry, machines, huge;
+static bool vectors = true, dry, machines, huge, dies;
 
 static void die(const char *what)
 {
@@ -196,6 +200,17 @@ static void paired(const struct offer *o, uint32_t role, const struct offer *pee
 	say(o->client, &m, NULL, 0);
 }
 
+/* As xvmd does, for p: PEER_DEAD, then its socket is dissolved. */
+static void dead(const struct offer *p)
+{
+	struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	struct xvm_msg m = {.type = XVM_MSG_PEER_DEAD, .slot = p->slot, .gen = p->gen};
+
+	say(p->client, &m, NULL, 0);
+	if (connect(p->fd, &nowhere, sizeof(nowhere)))
+		die("dissolve");
+}
+
 static void offer(unsigned c, const struct xvm_msg *in, int fd)
 {
 	struct xvm_msg m = {.type = XVM_MSG_SEEN, .slot = in->slot, .gen = in->gen};
@@ -211,8 +226,8 @@ static void offer(unsigned c, const struct xvm_msg *in, int fd)
 		  !getpeername(fd, (struct sockaddr *)&o.r, &rl);
 	unsigned i;
 
-	close(fd);
 	say(c, &m, NULL, 0);
+	o.fd = fd;
 	if (!ok || !in->len)
 		die("an offer without a piece");
 	for (i = 0; i < sizeof(offers) / sizeof(offers[0]); i++) {
@@ -223,11 +238,34 @@ static void offer(unsigned c, const struct xvm_msg *in, int fd)
 		p->used = false;
 		paired(p, p->role, &o);
 		paired(&o, o.role, p);
+		if (dies)
+			dead(p);
+		close(p->fd);
+		close(o.fd);
 		return;
 	}
 	for (i = 0; offers[i].used; i = (i + 1) % (sizeof(offers) / sizeof(offers[0])))
 		;
 	offers[i] = o;
+}
+
+static volatile sig_atomic_t unplug;
+
+static void on_usr1(int sig)
+{
+	unplug = 1;
+}
+
+static void say_unplug(void)
+{
+	static int times;
+	struct xvm_msg m = {.type = XVM_MSG_UNPLUG, .arg = ++times > 40};
+	uint64_t one = 1;
+
+	say(0, &m, NULL, 0);
+	for (unsigned v = 0; vectors && v < VECTORS; v++)
+		if (write(vector[0][v], &one, sizeof(one)) < 0)
+			die("ring");
 }
 
 static void message(unsigned c)
@@ -251,6 +289,10 @@ static void message(unsigned c)
 	case XVM_MSG_LEASE:
 		lease(c, &m);
 		break;
+	case XVM_MSG_UNPAIR:
+		if (c == 0 && unplug)
+			printf("unpaired\n"), fflush(stdout);
+		break;
 	case XVM_MSG_OFFER:
 		offer(c, &m, f[0]);
 		f[0] = -1;
@@ -270,8 +312,8 @@ int main(int argc, char **argv)
 	void *map;
 
 	if (argc < 3 || strlen(argv[1]) >= sizeof(sun.sun_path)) {
-		fprintf(stderr,
-			"usage: regiond PATH ADDR... [novectors] [dry] [machines] [huge]\n");
+		fprintf(stderr, "usage: regiond PATH ADDR... [novectors] [dry] [machines] [huge] "
+				"[dies]\n");
 		return 2;
 	}
 	table_fd = make("table", sizeof(*table), 0, &map);
@@ -288,9 +330,12 @@ int main(int argc, char **argv)
 			dry = true;
 		else if (!strcmp(argv[i], "huge"))
 			huge = true;
+		else if (!strcmp(argv[i], "dies"))
+			dies = true;
 		else
 			resident(argv[i]);
 	}
+	signal(SIGUSR1, on_usr1);
 	region_fd = make("region", REGION, huge ? MFD_HUGETLB : 0, &map);
 	memcpy(sun.sun_path, argv[1], strlen(argv[1]));
 	unlink(argv[1]);
@@ -304,7 +349,13 @@ int main(int argc, char **argv)
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {
-		if (poll(fds, CLIENTS + 1, -1) < 0)
+		int r = poll(fds, CLIENTS + 1, unplug ? 50 : -1);
+
+		if (unplug && fds[0].fd >= 0)
+			say_unplug();
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0)
 			die("poll");
 		for (unsigned i = 0; i < nclients; i++)
 			if (fds[i].revents)

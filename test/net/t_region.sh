@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Halves in pieces of a region, as between virtual machines, without a machine: every client of
 # regiond is one. With vectors and by pads; with pieces for one connection only.
-# limit: 180
+# limit: 240
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/flow.sh"
 
@@ -84,3 +84,87 @@ done
 finished "$c"
 (($(counter enters) >= 6)) || fail "$(counter enters) of 6 connections entered"
 (($(counter rings) > 1000)) || fail "no vectors were rung: $(tail -n 20 "$T/client.log")"
+# maps_region PID: has it anything of the region mapped?
+maps_region()
+{
+	grep -q memfd:region "/proc/$1/maps"
+}
+
+maps_not_both()
+{
+	! maps_region "$1" || ! maps_region "$2"
+}
+
+for how in "" novectors; do
+	for by in "" --poll --epoll; do
+		[[ $how$by != novectors?* ]] || continue
+		# shellcheck disable=SC2086 # words
+		regiond $how
+		port=$((port + 1))
+		step "${how:-vectors}, ${by:-blocking}: a device is unplugged, and its end is on TCP"
+		rm -f "$T/count"
+		# shellcheck disable=SC2086
+		bg server xvm b env XVM_LOG=3 "$FLOW" serve "$B4" $port --conns 3 --forever $by
+		s=$PID
+		wait_port b $port
+		# shellcheck disable=SC2086
+		bg client xvm a env XVM_LOG=3 "$FLOW" connect "$B4" $port --conns 3 --forever --count "$T/count" $by
+		c=$PID
+		wait_for 30 moved "$T/count" 0 30000000 || fail "the stream stands still"
+		maps_region "$c" && maps_region "$s" || fail "not in the region"
+		kill -USR1 "$R"
+		wait_for 20 eval '(($(grep -c unpaired "$T/regiond.log") == 3))' || fail "$(<"$T/regiond.log")"
+		maps_not_both "$c" "$s" || fail "both map the region"
+		n=$(count "$T/count" 0)
+		wait_for 30 moved "$T/count" 0 $((n + 30000000)) || fail "the stream stands still on TCP"
+		kill -TERM "$c"
+		finished "$c"
+		finished "$s"
+		exact client server
+		(($(counter broken) == 0)) || fail "a half was found broken"
+	done
+done
+
+step "the other's machine dies while a thread sleeps in the kernel's recv()"
+regiond dies
+cat >"$T/dies.py" <<'P'
+import os, socket, sys, time
+if sys.argv[1] == "serve":
+    c = socket.create_server(("10.77.0.2", 7190)).accept()[0]
+    # The other end has offered, and is asleep in the kernel, before this one makes its first call.
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(.02)
+    for i in range(100):
+        c.recv(1)
+        time.sleep(.02)
+    try:
+        c.recv(1)
+    except ConnectionResetError:
+        pass
+else:
+    c = socket.create_connection(("10.77.0.2", 7190))
+    for i in range(100):
+        c.send(b"x")
+        time.sleep(.02)  # xvmd has its say between two calls
+    print("asleep", flush=True)
+    try:
+        print("received", c.recv(1))
+    except OSError as e:
+        print(e.strerror)
+P
+in_recv()
+{
+	# recv() is recvfrom() to the kernel: 45 on x86-64, 207 on arm64.
+	grep -qE '^(45|207) ' "/proc/$1/syscall"
+}
+bg serve xvm b python3 "$T/dies.py" serve "$T/go"
+s=$PID
+wait_port b 7190
+bg dies xvm a python3 "$T/dies.py" connect
+c=$PID
+says dies asleep
+wait_for 10 in_recv "$c" || fail "not in recv(): $(<"/proc/$c/syscall")"
+touch "$T/go"
+finished "$c"
+finished "$s"
+grep -q 'Connection reset by peer' "$T/dies.log" || fail "$(<"$T/dies.log")"
