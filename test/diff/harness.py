@@ -168,8 +168,14 @@ class Stage:
         background = words[-1] == "&"
         line = " ".join(words[:-1] if background else words)
         verb = words[0].split("=")[-1]
+        # Which of several readers takes what, and how much of what is sent in pieces, is left to the scheduler.
+        family = [a for a in self.actors.values() if a.name[0] == actor.name[0]]
+        if self.limit and verb in ("sendmmsg", "sendfile", "splice_out") and any(
+                a.background for a in self.actors.values()):
+            self.tell("%s %s: not while a call blocks" % (actor.name, line))
+            return None
         if background:
-            if self.limit and actor.background >= self.limit:
+            if self.limit and sum(a.background for a in family) >= self.limit:
                 self.tell("%s %s: not while another call blocks" % (actor.name, line))
                 return None
             actor.background += 1
