@@ -266,9 +266,13 @@ class Stage:
     def move(self, what, words):
         actor = self.actors[words[0]]
         if self.daemon and words[1] in actor.names:
-            subprocess.run([os.path.join(BUILD, "xvm"), what, "%d:%d" % (actor.pid, actor.names[words[1]])],
-                           env=dict(os.environ, XVM_SOCKET=self.daemon.socket), stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, timeout=20)
+            asked = subprocess.Popen([os.path.join(BUILD, "xvm"), what, "%d:%d" % (actor.pid, actor.names[words[1]])],
+                                     env=dict(os.environ, XVM_SOCKET=self.daemon.socket), stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            # The library hears of it in a call; till then xvm would wait for an answer.
+            while asked.poll() is None:
+                actor.ask("poll 0")
+                time.sleep(0.002)
 
     def do_leave(self, words):
         self.move("leave", words)
