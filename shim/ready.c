@@ -48,6 +48,7 @@ static void obey(struct xvm_sock *s, int fd)
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
 {
 	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+	uint64_t was = *(volatile uint64_t *)&s->ep->tx_epoch;
 	uint32_t out, r;
 
 	obey(s, fd);
@@ -58,6 +59,11 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
 	    xvm_quiet_poll(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
+	/* Just off the ring: of room there nobody has asked the kernel yet. */
+	pfd.events = POLLOUT;
+	if ((interest & OUT_BITS) && (was & 1) && *(volatile uint64_t *)&s->ep->tx_epoch != was &&
+	    xvm_quiet_poll(&pfd, 1, 0) > 0)
+		kernel |= pfd.revents & POLLOUT;
 	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
 	r = xvm_rx_ready(s, fd,
 			 kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));

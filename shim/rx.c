@@ -5,6 +5,7 @@
  * never waits: to wait is xvm_sock_wait()'s part, without the lock.
  */
 #define XVM_REAL_IS_QUIET
+#include <limits.h>
 #include <linux/sockios.h>
 
 #include "shim/epoll.h"
@@ -497,14 +498,30 @@ void xvm_rx_consent(struct xvm_sock *s, int fd)
 	xvm_unlock(&s->ep->rx_lock);
 }
 
+/* How many bytes a call that waits waits for. Who wants more than one at a time is off the ring. */
+static size_t wanted(struct xvm_sock *s, int fd, const struct xvm_io *io)
+{
+	int low = 1;
+	socklen_t len = sizeof(low);
+
+	if (io->flags & MSG_WAITALL)
+		low = INT_MAX;
+	else if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)
+		REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &len);
+	if ((size_t)low > io->left)
+		low = (int)io->left;
+	return low < 1 ? 1 : (size_t)low; /* also for no bytes one waits for input */
+}
+
 ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
-	ssize_t r, done = 0;
-	bool last = false, all = io->flags & MSG_WAITALL;
+	ssize_t r, done = 0, peeked = 0;
+	bool last = false;
+	size_t want = 1;
 	uint64_t epoch;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
@@ -516,6 +533,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		return r < 0 ? -errno : r;
 	}
 	xvm_io_trim(io);
+	if (wait || (io->flags & MSG_WAITALL))
+		want = wanted(s, fd, io);
 	for (;;) {
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
@@ -529,11 +548,12 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 				/* A ring that has just grown may not be filled to its end (G1). */
 				size_t most = s->peer.ring_size / 2;
 
-				if (most > io->left)
-					most = io->left;
-
-				if (!all || !wait || last || (size_t)r >= most)
-					return r;
+				if (most > want)
+					most = want;
+				if (r > peeked)
+					peeked = r;
+				if (!wait || last || (size_t)r >= most)
+					return peeked;
 				if (timeo && !deadline)
 					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
 				last = xvm_sock_wait_more(fd, deadline) < 0;
@@ -545,20 +565,28 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 				return done;
 			xvm_io_advance(io, (size_t)r);
 			/* One receive takes all that is there, also on both sides of a boundary. */
-			if (!all && !epoch && atomic_load(&s->peer.shm->epoch) == ep->rx_epoch)
+			if ((size_t)done >= want && !epoch &&
+			    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch)
 				return done;
-			io->some = !all;
+			io->some = (size_t)done >= want;
 			continue;
 		}
-		if (r != -EAGAIN || !wait || (done && !all))
+		if (r != -EAGAIN || !wait || last || (size_t)done >= want)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
+		/* SO_RCVLOWAT: the kernel wakes nobody for the few bytes that are missing. */
+		if (done && !(io->flags & MSG_WAITALL)) {
+			last = xvm_sock_wait_more(fd, deadline) < 0;
+			continue;
+		}
 		/* With something done the kernel restarts no call either. */
-		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done);
+		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done || peeked);
 		if (r < 0)
 			break;
 	}
+	/* Another has taken what this peek had found and waited beside. */
+	done += peeked;
 	/* An error that came after bytes is the next call's to tell. */
 	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF && r != -EFAULT)
 		ep->rx_err = (int32_t)-r;

@@ -168,8 +168,14 @@ class Stage:
         background = words[-1] == "&"
         line = " ".join(words[:-1] if background else words)
         verb = words[0].split("=")[-1]
+        # Which of several readers takes what, and how much of what is sent in pieces, is left to the scheduler.
+        family = [a for a in self.actors.values() if a.name[0] == actor.name[0]]
+        if self.limit and verb in ("sendmmsg", "sendfile", "splice_out") and any(
+                a.background for a in self.actors.values()):
+            self.tell("%s %s: not while a call blocks" % (actor.name, line))
+            return None
         if background:
-            if self.limit and actor.background >= self.limit:
+            if self.limit and sum(a.background for a in family) >= self.limit:
                 self.tell("%s %s: not while another call blocks" % (actor.name, line))
                 return None
             actor.background += 1
@@ -260,9 +266,13 @@ class Stage:
     def move(self, what, words):
         actor = self.actors[words[0]]
         if self.daemon and words[1] in actor.names:
-            subprocess.run([os.path.join(BUILD, "xvm"), what, "%d:%d" % (actor.pid, actor.names[words[1]])],
-                           env=dict(os.environ, XVM_SOCKET=self.daemon.socket), stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, timeout=20)
+            asked = subprocess.Popen([os.path.join(BUILD, "xvm"), what, "%d:%d" % (actor.pid, actor.names[words[1]])],
+                                     env=dict(os.environ, XVM_SOCKET=self.daemon.socket), stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            # The library hears of it in a call; till then xvm would wait for an answer.
+            while asked.poll() is None:
+                actor.ask("poll 0")
+                time.sleep(0.002)
 
     def do_leave(self, words):
         self.move("leave", words)
