@@ -254,6 +254,19 @@ static bool live(void **map, int fd)
 	return true;
 }
 
+/* What was said of pieces and of other machines holds no more. Sockets that are paired go on with
+ * the peers that they have; what comes may have other eventfds by the same numbers. The doorbell is
+ * the device's. */
+static void drop_told(struct region *g)
+{
+	atomic_store(&g->asked, 0);
+	atomic_store(&g->dry_until, 0);
+	for (int k = 0; k < PIECES; k++)
+		atomic_store(&g->piece[k], 0);
+	for (int k = 0; k < XVM_VM_PEERS; k++)
+		atomic_store(&g->peer[k], NULL);
+}
+
 static void forget(struct region *g)
 {
 	int fd = atomic_exchange(&g->fd, 0);
@@ -262,14 +275,7 @@ static void forget(struct region *g)
 	if (!fd)
 		return;
 	xvm_fd_unhide_close(fd);
-	atomic_store(&g->asked, 0);
-	atomic_store(&g->dry_until, 0);
-	for (int k = 0; k < PIECES; k++)
-		atomic_store(&g->piece[k], 0);
-	/* Sockets that are paired go on with the peers that they have; what comes may have
-	 * other eventfds by the same numbers. The doorbell is the device's. */
-	for (int k = 0; k < XVM_VM_PEERS; k++)
-		atomic_store(&g->peer[k], NULL);
+	drop_told(g);
 }
 
 /* What a former daemon has told us of it holds, or not. */
@@ -433,12 +439,7 @@ void xvm_vm_gone(unsigned region)
 		xvm_sys(SYS_close, none);
 	}
 	xvm_waker_no_vectors((int)region);
-	atomic_store(&g->asked, 0);
-	atomic_store(&g->dry_until, 0);
-	for (int k = 0; k < PIECES; k++)
-		atomic_store(&g->piece[k], 0);
-	for (int k = 0; k < XVM_VM_PEERS; k++)
-		atomic_store(&g->peer[k], NULL);
+	drop_told(g);
 	/* Another device may come to be where the registers were. */
 	bell = atomic_exchange(&g->doorbell, NULL);
 	if (bell) {
