@@ -165,7 +165,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	t = atomic_load(&xvm_link_table);
 	if (!t)
 		return XVM_R_NO_DAEMON;
-	s->res_seq = atomic_load(&t->seq);
+	atomic_store(&s->res_seq, atomic_load(&t->seq));
 	flags = xvm_client_resident(t, ep->raddr);
 	if ((!flags || (flags & XVM_RES_AMBIGUOUS)) && xvm_link_lost()) {
 		/* The table was a dead daemon's. */
@@ -173,7 +173,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		t = atomic_load(&xvm_link_table);
 		if (why || !t)
 			return why ? why : XVM_R_NO_DAEMON;
-		s->res_seq = atomic_load(&t->seq);
+		atomic_store(&s->res_seq, atomic_load(&t->seq));
 		flags = xvm_client_resident(t, ep->raddr);
 	}
 	if (!flags)
@@ -191,10 +191,30 @@ static uint64_t moved(const struct xvm_shm_ep *ep)
 	       atomic_load_explicit(&ep->n_tx_tcp, memory_order_relaxed);
 }
 
+/*
+ * The peer's address was not that of one here, and the residency table has changed since: is it
+ * one now? A program's first connection to xvmd makes its namespace's addresses known, so that the
+ * end which asks first is often a moment too early.
+ */
+static bool came_here(struct xvm_sock *s)
+{
+	const struct xvm_shm_table *t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
+	uint32_t flags;
+	uint64_t seq;
+
+	if (!t)
+		return false;
+	seq = atomic_load_explicit(&t->seq, memory_order_relaxed);
+	if (atomic_exchange_explicit(&s->res_seq, seq, memory_order_relaxed) == seq)
+		return false;
+	flags = xvm_client_resident(t, s->ep->raddr);
+	return flags && !(flags & XVM_RES_AMBIGUOUS);
+}
+
 bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 {
 	struct xvm_shm_ep *ep = s->ep;
-	const struct xvm_shm_table *t;
+	bool at_once = false;
 	enum xvm_reason why;
 	uint32_t calls, more, candidate = XVM_EP_CANDIDATE;
 
@@ -208,8 +228,8 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 		return false;
 	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
 	if (why == XVM_R_NOT_RESIDENT || why == XVM_R_AMBIGUOUS) {
-		t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
-		if (t && atomic_load_explicit(&t->seq, memory_order_relaxed) == s->res_seq)
+		at_once = came_here(s);
+		if (!at_once && atomic_load_explicit(&xvm_link_table, memory_order_relaxed))
 			return false;
 	}
 	/*
@@ -221,7 +241,7 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	calls = atomic_fetch_add_explicit(&ep->calls, more, memory_order_relaxed);
 	if (calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
 		return false;
-	if (why != XVM_R_NEW && calls % 256 >= more)
+	if (why != XVM_R_NEW && !at_once && calls % 256 >= more)
 		return false;
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;

@@ -4,7 +4,8 @@
 # For the tests of test/lang, after . "$(dirname "$0")/../lib/net.sh": an echo in some language, as
 # server and as client. test/lang/echo.c says how all of them are called.
 
-random_file "$T/in" 1500000
+# Enough that its connections are on the ring before they have nothing more to say.
+random_file "$T/in" 6000000
 ECHO_PORT=8500
 
 # The Debian package's, whatever else is first in PATH.
