@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 
 #include "shim/epoll.h"
+#include "shim/inside.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -96,8 +97,7 @@ void xvm_ending_close(int fd)
 		goto out;
 	if (xvm_sock_on(s)) {
 		end_paired(s, fd);
-	} else if (!atomic_load(&ep->krecv) && !atomic_load(&ep->ksend) &&
-		   atomic_load(&ep->state) == XVM_EP_OFFERED &&
+	} else if (!xvm_inside_any(s) && atomic_load(&ep->state) == XVM_EP_OFFERED &&
 		   !(atomic_load(&ep->flags) & XVM_EPF_SEEN)) {
 		end_now(fd);
 	}

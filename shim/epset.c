@@ -62,7 +62,7 @@ void xvm_epset_put(struct xvm_epoll *e)
 
 bool xvm_epset_hold(struct xvm_epoll *e)
 {
-	uint32_t users = atomic_load(&e->file.users);
+	uint64_t users = atomic_load(&e->file.users);
 
 	while (users && !atomic_compare_exchange_weak(&e->file.users, &users, users + 1))
 		;

@@ -28,14 +28,14 @@ int xvm_fdtab_init(void)
 struct xvm_file *xvm_fdtab_get(int fd, enum xvm_file_kind kind)
 {
 	struct xvm_file *f;
-	uint32_t users;
+	uint64_t users;
 
 	for (;;) {
 		f = xvm_fdtab_peek(fd);
 		if (!f || atomic_load_explicit(&f->kind, memory_order_relaxed) != kind)
 			return NULL;
 		users = atomic_load(&f->users);
-		if (users == 0)
+		if (!(users & XVM_FILE_USERS))
 			continue; /* on its way out: the table is about to change */
 		if (!atomic_compare_exchange_weak(&f->users, &users, users + 1))
 			continue;
@@ -45,10 +45,8 @@ struct xvm_file *xvm_fdtab_get(int fd, enum xvm_file_kind kind)
 	}
 }
 
-void xvm_file_put(struct xvm_file *f)
+void xvm_file_dispose(struct xvm_file *f)
 {
-	if (atomic_fetch_sub(&f->users, 1) != 1)
-		return;
 	switch (atomic_load(&f->kind)) {
 	case XVM_FILE_SOCK:
 		xvm_sock_dispose(f);
@@ -59,6 +57,12 @@ void xvm_file_put(struct xvm_file *f)
 	default:
 		break;
 	}
+}
+
+void xvm_file_put(struct xvm_file *f)
+{
+	if ((atomic_fetch_sub(&f->users, 1) & XVM_FILE_USERS) == 1)
+		xvm_file_dispose(f);
 }
 
 void xvm_fdtab_set(int fd, struct xvm_file *f)

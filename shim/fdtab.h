@@ -19,11 +19,15 @@ enum xvm_file_kind {
 	XVM_FILE_OWN
 };
 
+/* In users, which inside.h says more of. */
+#define XVM_FILE_USERS 0xffffffffull
+#define XVM_FILE_TOLD (1ull << 63)
+
 struct xvm_file {
+	_Atomic uint64_t users; /* threads inside a call, plus 1 while nfds > 0 */
 	_Atomic uint32_t kind;
-	_Atomic uint32_t users; /* threads inside a call, plus 1 while nfds > 0 */
-	_Atomic uint32_t nfds;	/* descriptors of this process */
-	_Atomic uint32_t next;	/* pool.c */
+	_Atomic uint32_t nfds; /* descriptors of this process */
+	_Atomic uint32_t next; /* pool.c */
 };
 
 #define XVM_FD_MAX (1 << 20)
@@ -41,6 +45,7 @@ static inline struct xvm_file *xvm_fdtab_peek(int fd)
 /* A reference, or NULL if fd is no file of that kind. */
 struct xvm_file *xvm_fdtab_get(int fd, enum xvm_file_kind kind);
 void xvm_file_put(struct xvm_file *f);
+void xvm_file_dispose(struct xvm_file *f); /* without users */
 
 /* Takes the fd's place in the table: the file gets one descriptor more. Whatever was
  * there under this number is forgotten first: the number was used again behind our back. */

@@ -152,12 +152,12 @@ static void forked_child(struct xvm_sock *s)
 	if (xvm_sys6(SYS_getppid, 0, 0, 0, 0, 0, 0) == 0) {
 		/* Another pid namespace: our tids mean nothing to the locks. Counted for good. */
 		atomic_store(&s->paired, 0);
-		atomic_store(&s->file.users, 1);
+		atomic_store(&s->file.users, XVM_FILE_TOLD | 1);
 		return;
 	}
 	s->last = false;
 	/* Only those of this thread live on in the child. */
-	atomic_store(&s->file.users, 1);
+	atomic_store(&s->file.users, on ? XVM_FILE_TOLD | 1 : 1);
 	for (i = 0; i < XVM_HOLDERS; i++) {
 		int none = 0;
 

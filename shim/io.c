@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "shim/fault.h"
+#include "shim/inside.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -16,39 +17,46 @@
 /* Linux moves at most this many bytes in one call. */
 #define RW_MAX (INT_MAX & ~4095)
 
-/* Is fd a socket that is tracked? Then this is a cancellation point, as the kernel's call would be,
- * while nothing is held yet. */
-static bool tracked(int fd)
+/* xvm_offer_engage(), at less cost where the peer is elsewhere and nobody has come here since. */
+static bool engage(struct xvm_sock *s, int fd, bool rx)
 {
-	struct xvm_file *f = xvm_fdtab_peek(fd);
+	const struct xvm_shm_table *t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
 
-	if (!f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_SOCK)
-		return false;
-	pthread_testcancel();
-	return true;
+	if (t && atomic_load_explicit(&s->ep->reason, memory_order_relaxed) == XVM_R_NOT_RESIDENT &&
+	    atomic_load_explicit(&s->ep->state, memory_order_relaxed) == XVM_EP_CANDIDATE &&
+	    atomic_load_explicit(&t->seq, memory_order_relaxed) ==
+		    atomic_load_explicit(&s->res_seq, memory_order_relaxed)) {
+		xvm_link_poll();
+		return xvm_sock_on(s);
+	}
+	return xvm_offer_engage(s, fd, rx);
 }
 
+/* R1, S2: counted from here to xvm_io_unclaim(). */
 struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 {
-	_Atomic uint32_t *count;
+	struct xvm_file *f = xvm_fdtab_peek(fd);
 	struct xvm_sock *s;
+	bool told;
 
 	counted->s = NULL;
-	counted->rx = rx;
-	s = tracked(fd) ? (struct xvm_sock *)xvm_fdtab_get(fd, XVM_FILE_SOCK) : NULL;
+	if (!f || atomic_load_explicit(&f->kind, memory_order_relaxed) != XVM_FILE_SOCK)
+		return NULL;
+	/* As the kernel's call would be, while nothing is held yet. */
+	pthread_testcancel();
+	s = xvm_inside_enter(fd, rx, &told);
 	if (!s)
 		return NULL;
-	if (xvm_sock_on(s) || xvm_offer_engage(s, fd, rx))
-		return s;
-	/* R1, S2: counted before the look; pairs with xvm_offer_paired(), which sets before it
-	 * counts. */
-	count = rx ? &s->ep->krecv : &s->ep->ksend;
-	atomic_fetch_add(count, 1);
-	if (atomic_load(&s->paired)) {
-		atomic_fetch_sub(count, 1);
+	if (told) {
+		if (xvm_sock_on(s))
+			return s;
+		atomic_fetch_add(xvm_inside_told(s, rx), 1); /* the ring is others' (holders.c) */
+	} else if (engage(s, fd, rx)) {
+		xvm_inside_back(s, rx);
 		return s;
 	}
 	counted->s = s;
+	counted->rx = rx;
 	return NULL;
 }
 
@@ -63,6 +71,16 @@ static int dissolved(struct xvm_sock *s)
 	return atomic_load(&s->ep->flags) & XVM_EPF_PEER_DEAD ? ECONNRESET : EPIPE;
 }
 
+/* For xvm ss. Where nobody else of the process is inside, it need not be atomic. */
+static void tally(_Atomic uint64_t *sum, uint64_t n, uint64_t users)
+{
+	if ((users & XVM_FILE_USERS) > 2)
+		atomic_fetch_add_explicit(sum, n, memory_order_relaxed);
+	else
+		atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) + n,
+				      memory_order_relaxed);
+}
+
 ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 {
 	struct xvm_sock *s = counted->s;
@@ -73,11 +91,10 @@ ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 	counted->s = NULL;
 	if (r < 0 && rx && errno == EPIPE)
 		errno = dissolved(s);
-	atomic_fetch_sub(rx ? &s->ep->krecv : &s->ep->ksend, 1);
 	if (r > 0)
-		atomic_fetch_add_explicit(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,
-					  memory_order_relaxed);
-	xvm_sock_put(s);
+		tally(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,
+		      atomic_load_explicit(&s->file.users, memory_order_relaxed));
+	xvm_inside_leave(s, rx);
 	return r;
 }
 

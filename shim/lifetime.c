@@ -275,6 +275,14 @@ XVM_WRAP long syscall(long nr, ...)
 	case SYS_seccomp:
 		xvm_sandbox();
 		break;
+#ifdef SYS_fork
+	case SYS_fork:
+	case SYS_vfork:
+#endif
+	case SYS_clone:
+	case SYS_clone3:
+		xvm_untold_child();
+		break;
 	case SYS_io_uring_setup: /* it would use sockets past all wrappers */
 		xvm_conf.io_uring = true;
 		xvm_hand_over_all(XVM_R_UNSUPPORTED);

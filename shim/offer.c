@@ -10,6 +10,7 @@
 #include "detect/client.h"
 #include "shim/epoll.h"
 #include "shim/fault.h"
+#include "shim/inside.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -236,9 +237,11 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	 * Counted in quarters: one more in the direction of the last is a quarter, as an offer is
 	 * not worth its cost to a connection that is used for one answer, unless that is long.
 	 */
-	more = atomic_exchange_explicit(&s->last_call, 1 + rx, memory_order_relaxed) != 1 + rx;
-	more = more ? 4 : 1;
-	calls = atomic_fetch_add_explicit(&ep->calls, more, memory_order_relaxed);
+	more = atomic_load_explicit(&s->last_call, memory_order_relaxed) != 1 + rx ? 4 : 1;
+	atomic_store_explicit(&s->last_call, 1 + rx, memory_order_relaxed);
+	calls = atomic_load_explicit(&ep->calls, memory_order_relaxed);
+	/* Of two at once one may be lost. */
+	atomic_store_explicit(&ep->calls, calls + more, memory_order_relaxed);
 	if (calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
 		return false;
 	if (why != XVM_R_NEW && !at_once && calls % 256 >= more)
@@ -391,9 +394,7 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 	xvm_holders_mapped(ep);
 	atomic_store(&ep->reason, XVM_R_NO_CONSENT);
 	atomic_store(&s->mine.shm->have_wakers, xvm_link_peer_mask(proc));
-	/* R1, S2: PAIRED before krecv and ksend are read; pairs with the counting in io.c. */
-	atomic_store(&ep->state, XVM_EP_PAIRED);
-	atomic_store(&s->paired, 1);
+	xvm_inside_paired(s);
 	XVM_COUNT(paired);
 	xvm_log(2, "fd %d: paired\n", fd);
 	xvm_epoll_changed(s);

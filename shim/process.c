@@ -44,10 +44,16 @@ int xvm_pid(void)
 	return pid;
 }
 
+/*
+ * Set for good when a child is made that pthread_atfork() does not tell of: by vfork.S, clone(),
+ * _Fork() and syscall(). What glibc makes itself (posix_spawn) calls none of our wrappers.
+ */
+__attribute__((visibility("hidden"))) uint8_t xvm_untold;
+
 bool xvm_in_vfork(void)
 {
-	/* Then vfork() is fork(), and to ask may be death. */
-	if (xvm_conf.sandboxed)
+	/* Sandboxed, vfork() is fork(), and to ask may be death. */
+	if (!*(volatile uint8_t *)&xvm_untold || xvm_conf.sandboxed)
 		return false;
 	return xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0) != xvm_pid();
 }
@@ -122,6 +128,33 @@ XVM_WRAP pid_t fork(void)
 		errno = e;
 	}
 	return pid;
+}
+
+void xvm_untold_child(void)
+{
+	*(volatile uint8_t *)&xvm_untold = 1;
+}
+
+XVM_WRAP pid_t _Fork(void)
+{
+	xvm_untold_child();
+	return REAL(_Fork)();
+}
+
+XVM_WRAP int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	pid_t *ptid, *ctid;
+	void *tls;
+	va_list ap;
+
+	va_start(ap, arg);
+	ptid = va_arg(ap, pid_t *);
+	tls = va_arg(ap, void *);
+	ctid = va_arg(ap, pid_t *);
+	va_end(ap);
+	if (!(flags & CLONE_THREAD))
+		xvm_untold_child();
+	return REAL(clone)(fn, stack, flags, arg, ptid, tls, ctid);
 }
 
 /*

@@ -21,8 +21,10 @@ extern struct xvm_conf xvm_conf;
 /* Set up once, from the constructor or the first wrapper that needs it. False: stay out of it. */
 bool xvm_init(void);
 
-/* Are we the child of a vfork, in our parent's memory? Costs a system call. */
+/* Are we the child of a vfork, in our parent's memory? May cost a system call. */
 bool xvm_in_vfork(void);
+/* A child is about to be made of which no handler of fork tells. */
+void xvm_untold_child(void);
 int xvm_pid(void); /* of the process whose memory this is */
 
 /* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */

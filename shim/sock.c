@@ -156,6 +156,7 @@ void xvm_sock_dispose(struct xvm_file *f)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;
 	atomic_store(&f->kind, XVM_FILE_NONE);
+	atomic_store(&f->users, 0); /* told no more */
 	if (last)
 		xvm_arena_free(xvm_arena, ep);
 	xvm_pool_put(&socks, s);

@@ -36,7 +36,7 @@ struct xvm_sock {
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc;	     /* the process at the other end */
 	uint64_t cookie;	     /* SO_COOKIE, once paired */
-	_Atomic uint64_t res_seq;     /* the table when the peer's address was last looked up */
+	_Atomic uint64_t res_seq;    /* the table when the peer's address was last looked up */
 	_Atomic uint32_t offered_to; /* xvm_link_count when it was offered; 0: that is not
 				      * done yet, or it is a candidate */
 	_Atomic uint8_t last_call;   /* before it is offered: 1 to send, 2 to receive */

@@ -171,13 +171,13 @@ struct xvm_shm_holder {
 struct xvm_shm_ep {
 	alignas(XVM_LINE) _Atomic uint32_t state; /* enum xvm_ep_state */
 	_Atomic uint32_t reason;		  /* enum xvm_reason: why tx is on TCP */
-	_Atomic uint32_t gen;	   /* counts the uses of this slot; offers carry it */
-	_Atomic uint32_t role;	   /* enum xvm_role */
-	_Atomic uint32_t calls;	   /* data calls in quarters, until it is offered */
-	_Atomic uint32_t flags;	   /* XVM_EPF_* */
-	_Atomic int32_t pid, fd;   /* who used it last, for `xvm ss` */
-	_Atomic uint32_t krecv;	   /* threads inside a kernel recv without rx_lock (rule R1) */
-	_Atomic uint32_t ksend;	   /* threads inside a kernel send without tx_lock (rule S2) */
+	_Atomic uint32_t gen;	 /* counts the uses of this slot; offers carry it */
+	_Atomic uint32_t role;	 /* enum xvm_role */
+	_Atomic uint32_t calls;	 /* data calls in quarters, until it is offered */
+	_Atomic uint32_t flags;	 /* XVM_EPF_* */
+	_Atomic int32_t pid, fd; /* who used it last, for `xvm ss` */
+	_Atomic uint32_t krecv; /* paired: threads inside a kernel recv without rx_lock (rule R1) */
+	_Atomic uint32_t ksend; /* paired: threads inside a kernel send without tx_lock (rule S2) */
 	_Atomic uint32_t unmapped; /* forks under way that have no mapping yet */
 	_Atomic uint32_t want;	   /* XVM_WANT_*: the operator's wish */
 	_Atomic uint32_t forking;  /* forks under way that will have the mapping */

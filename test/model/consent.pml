@@ -1,50 +1,100 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Rules R1 and S2: threads that were inside an unlocked kernel recv or send when the pair became known.
- * R has two threads: one receives, as ever, without a lock until it sees PAIRED; the other
- * learns of the pair and consents. S likewise: one sends as ever, the other enters.
+ * R has three threads: one receives, as ever, without a lock until it sees that the socket is told; one
+ * learns of the pair; one consents. S likewise: two send as ever, one pairs, one enters.
+ *
+ * in_r, in_s and told: what is in a process's own word, changed by one atomic operation.
  */
 #define PAD 0
 
 chan tcp = [4] of { byte };
 byte head;
 bool r_paired, s_paired, consent, epoch;
-byte krecv, ksend, bnd_tcp, tput;
-bool stop;
+byte in_r, in_s, krecv, ksend, bnd_tcp, tput;
+bool r_told, s_told, stop;
+
+#define GUARD 10
+
+inline enter(in, told, was) {
+#ifdef MUTANT_LOOK_THEN_COUNT
+	was = told;
+	if
+	:: was
+	:: else -> in++
+	fi
+#else
+	atomic {
+		was = told;
+		if
+		:: was
+		:: else -> in++
+		fi
+	}
+#endif
+}
+
+/* Moved meanwhile? Then it is in the endpoint that the thread was counted. */
+inline leave(in, told, count, was) {
+	atomic {
+		was = told;
+		if
+		:: was
+		:: else -> in--
+		fi
+	}
+	if
+	:: was -> count--
+	:: else
+	fi
+}
+
+inline pair(paired, in, told, count, n) {
+#ifndef MUTANT_NO_GUARD
+	count = count + GUARD;
+#endif
+	paired = true;
+	atomic { told = true; n = in };
+#ifdef MUTANT_NO_GUARD
+	count = count + n
+#else
+	count = count + n - GUARD
+#endif
+}
 
 /* A thread of R, in the wild. */
 active proctype receiver() {
 	byte v;
+	bool was;
 
-#ifdef MUTANT_LOOK_THEN_COUNT
+	enter(in_r, r_told, was);
 	if
-	:: r_paired -> goto locked
-	:: else -> krecv++
-	fi;
-#else
-	krecv++;
-	if
-	:: r_paired -> krecv--; goto locked
+	:: was -> goto locked
 	:: else
 	fi;
-#endif
 	/* The kernel's recv blocks, and takes what comes: it must be data. */
 	if
 	:: tcp?v -> assert(v != PAD)
 	:: stop
 	fi;
-	krecv--;
+	leave(in_r, r_told, krecv, was);
 locked:	skip
+}
+
+active proctype r_pairs() {
+	byte n;
+
+	pair(r_paired, in_r, r_told, krecv, n)
 }
 
 active proctype consenter() {
 #ifdef MUTANT_PAIRED_LATE
 	if
-	:: krecv == 0 -> r_paired = true; consent = true
+	:: krecv == 0 -> consent = true
 	:: else
 	fi
 #else
-	r_paired = true;
+	r_paired;
 #ifdef MUTANT_KRECV_IGNORED
 	consent = true
 #else
@@ -56,21 +106,42 @@ active proctype consenter() {
 #endif
 }
 
-/* A thread of S that sends as ever: two bytes, one after the other, inside one kernel send. */
+/* Threads of S that send as ever: the one two bytes, one after the other, inside one kernel send. */
 active proctype sender() {
-	ksend++;
+	bool was;
+
+	enter(in_s, s_told, was);
 	if
-	:: s_paired -> ksend--; goto out
+	:: was -> goto out
 	:: else
 	fi;
 	atomic { tcp!1; tput++; assert(!epoch) }
 	atomic { tcp!2; tput++; assert(!epoch) }
-	ksend--;
+	leave(in_s, s_told, ksend, was);
 out:	skip
 }
 
+active proctype sender2() {
+	bool was;
+
+	enter(in_s, s_told, was);
+	if
+	:: was -> goto out
+	:: else
+	fi;
+	atomic { tcp!3; tput++; assert(!epoch) }
+	leave(in_s, s_told, ksend, was);
+out:	skip
+}
+
+active proctype s_pairs() {
+	byte n;
+
+	pair(s_paired, in_s, s_told, ksend, n)
+}
+
 active proctype enterer() {
-	s_paired = true;
+	s_paired;
 	if
 #ifdef MUTANT_KSEND_IGNORED
 	:: consent ->

@@ -34,6 +34,11 @@ def wait_for(what, check, limit=10):
         time.sleep(0.02)
 
 
+def asleep(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+        return f.read().rsplit(") ", 1)[1][0] == "S"
+
+
 def run(cmd):
     subprocess.run(cmd, shell=True, check=True)
 
@@ -312,7 +317,8 @@ def main():
     with open(f"{DIR}/log", "w", encoding="utf-8") as f:
         p = subprocess.Popen([XVMD, "--foreground", "--socket", f"{DIR}/x.sock", "--config", f"{DIR}/conf"], stderr=f)
     try:
-        wait_for("xvmd", lambda: os.path.exists(f"{DIR}/g.ivshmem") or p.poll() is not None)
+        # Asleep, it has opened all that it opens by itself.
+        wait_for("xvmd", lambda: os.path.exists(f"{DIR}/x.sock") and asleep(p.pid) or p.poll() is not None)
         fds = len(os.listdir(f"/proc/{p.pid}/fd"))
         a, b = boot(1), boot(2)
         addresses(a, b)
