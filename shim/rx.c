@@ -362,7 +362,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 	int err, mark = 0;
 
 	xvm_rx_recount_locked(s, fd);
-	xvm_rx_consent_locked(s, fd);
+	if (!atomic_load_explicit(&s->mine.shm->consent, memory_order_relaxed))
+		xvm_rx_consent_locked(s, fd);
 	for (;;) {
 		err = xvm_rx_settle_locked(s, fd, &avail);
 		if (err)
