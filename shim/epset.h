@@ -4,7 +4,7 @@
  * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
  *
  * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
- * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epset.c).
+ * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epchange.c).
  * xvm_epoll_changed() comes with a direction's lock held, so it takes only the last, and leaves its
  * word on the epoll's stack of changes, where the holder of the epoll's lock finds it.
  */
@@ -188,6 +188,7 @@ struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e);
 /* epoll_ctl by the kernel on e. A negative errno, as the kernel gives it. */
 long xvm_epset_control(struct xvm_epoll *e, int op, int fd, uint32_t events, uint64_t data);
 
+void xvm_epset_forked_lists(void);
 void xvm_epset_link_sock(struct xvm_reg *r);
 bool xvm_epset_unlink_sock(struct xvm_reg *r);
 void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r);

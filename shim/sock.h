@@ -36,7 +36,7 @@ struct xvm_sock {
 	struct xvm_half mine, peer;
 	struct xvm_peer *proc;	     /* the process at the other end */
 	uint64_t cookie;	     /* SO_COOKIE, once paired */
-	_Atomic uint64_t res_seq;     /* the table when the peer's address was last looked up */
+	_Atomic uint64_t res_seq;    /* the table when the peer's address was last looked up */
 	_Atomic uint32_t offered_to; /* xvm_link_count when it was offered; 0: that is not
 				      * done yet, or it is a candidate */
 	_Atomic uint8_t last_call;   /* before it is offered: 1 to send, 2 to receive */
@@ -44,7 +44,7 @@ struct xvm_sock {
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
-	_Atomic(struct xvm_reg *) regs;	       /* epset.c: registrations of this socket */
+	_Atomic(struct xvm_reg *) regs;	       /* epchange.c: registrations of this socket */
 };
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
