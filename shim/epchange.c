@@ -113,6 +113,7 @@ void xvm_epset_settle(struct xvm_epoll *e)
 	if (!atomic_load_explicit(&e->rescan, memory_order_relaxed))
 		return;
 	atomic_store(&e->rescan, 0);
+	xvm_epset_take_late(e);
 	for (uint32_t i = 0; i <= e->mask; i++) {
 		for (r = e->by_data[i]; r; r = next) {
 			next = r->data_next;
@@ -140,14 +141,7 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
 		push(r);
 	}
 	unlock_lists();
-	return r != NULL;
-}
-
-bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd)
-{
-	struct xvm_reg *r = xvm_epset_reg_of(e, s, fd);
-
-	return r && r->parked;
+	return r || xvm_epset_defer_late(e, fd, todo, ev);
 }
 
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd)
@@ -161,6 +155,50 @@ struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd
 			break;
 	unlock_lists();
 	return r;
+}
+
+struct xvm_reg *xvm_epset_armed_of(struct xvm_epoll *e, struct xvm_sock *s)
+{
+	struct xvm_reg *r;
+
+	if (xvm_lock(&lists) < 0)
+		return NULL;
+	for (r = atomic_load(&s->regs); r; r = r->sock_next)
+		if (r->ep == e && r->armed)
+			break;
+	unlock_lists();
+	return r;
+}
+
+uint32_t xvm_epset_twin_armed(const struct xvm_reg *r)
+{
+	struct xvm_reg *q = atomic_load(&r->sock->regs);
+	uint32_t armed = 0;
+
+	if (!q || (q == r && !r->sock_next))
+		return 0;
+	if (xvm_lock(&lists) < 0)
+		return r->armed; /* then others think that it is: they look again by and by */
+	for (q = atomic_load(&r->sock->regs); q; q = q->sock_next)
+		if (q != r && q->ep == r->ep && q->armed_by == r->armed_by)
+			armed |= q->armed;
+	unlock_lists();
+	return armed;
+}
+
+struct xvm_epoll *xvm_epset_idle_of(struct xvm_sock *s)
+{
+	struct xvm_epoll *e = NULL;
+
+	if (!atomic_load(&s->regs) || xvm_lock(&lists) < 0)
+		return NULL;
+	/* Looked at without their epolls' locks: who means to rely on it looks again. */
+	for (struct xvm_reg *r = atomic_load(&s->regs); r && !e; r = r->sock_next)
+		if (__atomic_load_n(&r->armed, __ATOMIC_RELAXED) &&
+		    !atomic_load(&r->ep->sleepers) && xvm_epset_hold(r->ep))
+			e = r->ep;
+	unlock_lists();
+	return e;
 }
 
 struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)

@@ -114,8 +114,10 @@ int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_
 
 void xvm_epset_disarm(struct xvm_reg *r)
 {
+	/* By the name that its epoll has, which others for the same socket may sleep by, too. */
 	if (r->armed)
-		xvm_sock_disarm(r->sock, r->armed, r->armed_by, xvm_epset_own(r->ep));
+		xvm_sock_disarm(r->sock, r->armed & ~xvm_epset_twin_armed(r), r->armed_by,
+				xvm_epset_own(r->ep));
 	r->armed = 0;
 }
 

@@ -83,6 +83,7 @@ void xvm_epoll_dispose(struct xvm_file *f)
 		xvm_waker_put(w);
 	/* What cannot be taken apart now stays as it is for good: harmless, and next to impossible.
 	 */
+	xvm_epset_take_late(e);
 	for (uint32_t i = 0; !e->broken && i <= e->mask; i++)
 		while (e->by_data[i])
 			if (!xvm_epset_drop(e, e->by_data[i]))
@@ -265,15 +266,11 @@ struct xvm_reg *xvm_epset_find(struct xvm_epoll *e, int fd)
 	return r;
 }
 
-struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
-			      struct xvm_sock *s, struct xvm_epoll *inner)
+static struct xvm_reg *make(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			    struct xvm_sock *s, struct xvm_epoll *inner)
 {
-	struct xvm_reg *r = xvm_epset_find(e, fd);
+	struct xvm_reg *r = xvm_pool_get(&regs);
 
-	/* The kernel would have said EEXIST: the number was closed and used again. */
-	if (r)
-		xvm_epset_drop(e, r);
-	r = xvm_pool_get(&regs);
 	if (!r) {
 		e->opaque = true;
 		return NULL;
@@ -287,16 +284,119 @@ struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_ev
 	r->fresh = true;
 	r->sock = s;
 	r->inner = inner;
+	return r;
+}
+
+static void take(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	struct xvm_reg *old = xvm_epset_find(e, r->fd);
+
+	/* The kernel would have said EEXIST: the number was closed and used again. */
+	if (old)
+		xvm_epset_drop(e, old);
 	if (++e->count > 2 * (e->mask + 1))
 		grow(e);
 	link_in(e, r);
-	if (inner) {
+	if (r->inner) {
 		r->next = e->nested;
 		e->nested = r;
 	}
-	if (s)
+	if (r->sock)
 		xvm_epset_link_sock(r);
+}
+
+struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			      struct xvm_sock *s, struct xvm_epoll *inner)
+{
+	struct xvm_reg *r = make(e, fd, ev, s, inner);
+
+	if (r)
+		take(e, r);
 	return r;
+}
+
+bool xvm_epset_add_late(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			struct xvm_sock *s)
+{
+	struct xvm_reg *r = make(e, fd, ev, s, NULL);
+
+	if (!r)
+		return false;
+	/* The holder of the lock, whom we interrupted, is the only one to take from it. */
+	r->changed_next = atomic_load(&e->late);
+	atomic_store(&e->late, r);
+	atomic_store(&e->rescan, 1);
+	if (atomic_load(&e->sleepers))
+		xvm_epset_wake(e);
+	return true;
+}
+
+void xvm_epset_take_late(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = atomic_exchange(&e->late, NULL), *next;
+
+	for (; r; r = next) {
+		next = r->changed_next;
+		if (r->todo == XVM_TODO_DEL) {
+			xvm_sock_put(r->sock);
+			r->ep = NULL;
+			xvm_pool_put(&regs, r);
+			continue;
+		}
+		xvm_epset_claim(e, r->data, r);
+		take(e, r);
+	}
+}
+
+/* The handler changes what it has made itself. */
+bool xvm_epset_defer_late(struct xvm_epoll *e, int fd, uint32_t todo, const struct epoll_event *ev)
+{
+	struct xvm_reg *r = atomic_load(&e->late);
+
+	while (r && (r->fd != fd || r->todo))
+		r = r->changed_next;
+	if (!r)
+		return false;
+	if (todo == XVM_TODO_MOD) {
+		r->events = r->kmask = ev->events;
+		r->data = ev->data.u64;
+	} else {
+		r->todo = todo;
+	}
+	return true;
+}
+
+struct named {
+	struct xvm_sock *s;
+	int fd;
+};
+
+static bool is_parked(struct xvm_reg *r, void *arg)
+{
+	struct named *n = arg;
+
+	return r->sock == n->s && r->fd == n->fd && r->parked && r->todo != XVM_TODO_DEL;
+}
+
+bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd)
+{
+	return xvm_epset_any(e, is_parked, &(struct named){s, fd});
+}
+
+bool xvm_epset_any(struct xvm_epoll *e, bool (*fn)(struct xvm_reg *r, void *arg), void *arg)
+{
+	char *base = atomic_load(&regs.base);
+	uint32_t n = atomic_load(&regs.hi);
+
+	for (uint32_t i = 0; base && i < n; i++) {
+		struct xvm_reg *r = (void *)(base + (size_t)i * sizeof(*r));
+
+		/* Others' records come and go meanwhile; it must be its descriptor's yet. */
+		if (__atomic_load_n(&r->ep, __ATOMIC_RELAXED) == e && r->sock &&
+		    xvm_fdtab_peek(r->fd) == &r->sock->file && fn(r, arg))
+			return true;
+	}
+	return false;
 }
 
 void xvm_epset_modify(struct xvm_epoll *e, struct xvm_reg *r, uint32_t events, uint64_t data)
@@ -344,6 +444,7 @@ bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r)
 	if (!r->gone)
 		xvm_epset_unlink_fd(e, r);
 	e->count--;
+	r->ep = NULL; /* xvm_epset_any() */
 	xvm_pool_put(&regs, r);
 	return true;
 }
