@@ -34,12 +34,28 @@ static void arm_for_sleepers(struct xvm_epoll *e, struct xvm_reg *r)
 	uint32_t want = r->events & ~XVM_EP_FLAGS, what = 0;
 	struct xvm_waker *w;
 
-	if (r->where == XVM_REG_KERNEL || !atomic_load(&e->sleepers))
+	if (r->where == XVM_REG_KERNEL)
+		return;
+	if (e->managed == 1) /* the first: pairs with pass_through() */
+		atomic_thread_fence(memory_order_seq_cst);
+	if (!atomic_load(&e->sleepers))
 		return;
 	w = xvm_epset_waker(e);
 	what = (want & XVM_EP_IN ? EPOLLIN : 0) | (want & XVM_EP_OUT ? EPOLLOUT : 0);
-	if (xvm_epset_arm(r, what, w, w ? xvm_waker_next(w) : 0) >= 0 || !w ||
-	    xvm_sock_poll(r->sock, r->fd, want, 0))
+	if (xvm_epset_arm(r, what, w, w ? xvm_waker_next(w) : 0) >= 0) {
+		atomic_store(&e->bounded, true);
+		xvm_epset_wake(e);
+	} else if (!w || xvm_sock_poll(r->sock, r->fd, want, 0)) {
+		xvm_epset_wake(e);
+	}
+}
+
+/* Others may sleep in e, and not in inner. */
+static void tell_sleepers(struct xvm_epoll *e)
+{
+	/* It is among e's before they are counted; pairs with pass_through(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load(&e->sleepers))
 		xvm_epset_wake(e);
 }
 
@@ -81,6 +97,8 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 		r->fresh = true;
 		arm_for_sleepers(e, r);
 	}
+	if (inner)
+		tell_sleepers(e);
 	return 0;
 out_put:
 	if (s)
@@ -167,10 +185,12 @@ static long ctl_deferred(struct xvm_epoll *e, int epfd, int op, int fd,
 		xvm_epset_defer(e, s, fd, XVM_TODO_DEL, NULL);
 	}
 	err = control(epfd, op, fd, ev ? ev->events : 0, ev ? ev->data.u64 : 0);
-	if (err == 0 && op == EPOLL_CTL_ADD) {
+	if (err == 0 && op == EPOLL_CTL_ADD && s) {
+		if (xvm_epset_add_late(e, fd, ev, s))
+			return 0;
+		xvm_sock_never(s, XVM_R_LIMIT);
+	} else if (err == 0 && op == EPOLL_CTL_ADD) {
 		e->opaque = true;
-		if (s)
-			xvm_sock_never(s, XVM_R_LIMIT);
 	} else if (err == 0 && s) {
 		if (!xvm_epset_defer(e, s, fd, op == EPOLL_CTL_MOD ? XVM_TODO_MOD : XVM_TODO_DEL,
 				     ev))
@@ -291,6 +311,8 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 	while ((e = xvm_epset_of(s, last ? -1 : fd)) != NULL) {
 		if (xvm_lock(&e->lock) < 0) {
 			/* A signal handler in the middle of a wait: when that goes on. */
+			if (xvm_epset_parked(e, s, fd))
+				xvm_epset_control(e, EPOLL_CTL_DEL, fd, 0, 0);
 			xvm_epset_defer(e, s, fd, XVM_TODO_DEL, NULL);
 			xvm_epset_put(e);
 			return;
@@ -320,7 +342,7 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 
 bool xvm_epoll_release(struct xvm_sock *s)
 {
-	struct xvm_epoll *e = xvm_epset_of(s, -1);
+	struct xvm_epoll *e = xvm_epset_idle_of(s);
 	bool released = false;
 	struct xvm_reg *r;
 
@@ -328,8 +350,8 @@ bool xvm_epoll_release(struct xvm_sock *s)
 		return false;
 	if (xvm_lock(&e->lock) == 0) {
 		xvm_epset_settle(e);
-		r = e->broken || atomic_load(&e->sleepers) ? NULL : xvm_epset_reg_of(e, s, -1);
-		if (r && r->armed) {
+		while (!e->broken && !atomic_load(&e->sleepers) &&
+		       (r = xvm_epset_armed_of(e, s)) != NULL) {
 			xvm_epset_disarm(r);
 			xvm_epset_heat(e, r);
 			released = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What sockets tell waits (epset.c, wait.c), and what waits tell the rest. */
+/* What sockets tell waits (epchange.c, wait.c), and what waits tell the rest. */
 #ifndef XVM_SHIM_EPOLL_H
 #define XVM_SHIM_EPOLL_H
 

@@ -18,12 +18,13 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
-#include "shim/real.h"
+#include "shim/quiet.h"
 #include "transport/sys.h"
 
 #define SKIP_MAX 8	  /* waits in a row that rings alone may answer */
 #define ROUGH_NS 10000000 /* a tick of the rough clock, at most */
 #define LOOK_NS 8000	  /* between looks at the kernel while spinning */
+#define GLANCE_NS 5000000 /* between looks at the rings without the lock */
 
 /* Which of libc's functions the application called: a sandbox may know no other. */
 enum how { HOW_WAIT, HOW_PWAIT, HOW_PWAIT2 };
@@ -36,81 +37,22 @@ struct wait {
 	const sigset_t *mask;
 	struct xvm_inners in;
 	bool counted; /* e->sleepers has us */
+	bool looks;   /* and e->lookers */
 	bool rung;    /* we took from the kernel a wake-up that others who sleep here may need */
 };
 
 /* ---- the kernel's events ------------------------------------------------ */
 
-/* Several descriptors may be registered with the same data: then any of them may be meant. */
-static uint32_t translate(struct wait *w, const struct epoll_event *ev)
-{
-	struct xvm_epoll *e = w->e;
-	bool other = e->opaque, ours = false;
-	struct xvm_reg *r, *next;
-	struct xvm_file *f;
-	uint32_t bits = 0;
-
-	for (r = xvm_epset_first(e, ev->data.u64); r; r = next) {
-		next = r->data_next;
-		if (r->data != ev->data.u64)
-			continue;
-		if (r->where != XVM_REG_KERNEL) {
-			ours = true;
-			continue;
-		}
-		f = r->sock || r->inner || r->gone ? NULL : xvm_fdtab_peek(r->fd);
-		if (f && atomic_load(&f->kind) == XVM_FILE_SOCK)
-			xvm_epset_drop(e, r); /* of a descriptor that was closed and used again */
-		else
-			other = true;
-	}
-	if (!ours)
-		return ev->events;
-	w->rung = true; /* a pad, perhaps: it was for all who sleep here */
-	for (r = xvm_epset_first(e, ev->data.u64); r; r = next) {
-		next = r->data_next;
-		if (r->data == ev->data.u64 && r->where != XVM_REG_KERNEL)
-			bits |= xvm_epset_feed(e, r, ev->events);
-	}
-	return other ? bits | ev->events : bits;
-}
-
-/* An event of what was parked: the application has long deleted it, and we have meanwhile. */
-static bool ghost(struct xvm_epoll *e, uint64_t data)
-{
-	struct xvm_reg *r;
-
-	if (!e->ghosts || e->opaque || e->broken)
-		return false;
-	r = xvm_epset_first(e, data);
-	while (r && r->data != data)
-		r = r->data_next;
-	return !r;
-}
-
-/* Leave of n events what is the application's. */
 static int filter(struct wait *w, int n)
 {
-	struct xvm_epoll *e = w->e;
-	int out = 0;
+	return xvm_epset_filter(w->e, w->evs, n, &w->rung);
+}
 
-	for (int i = 0; i < n; i++) {
-		struct epoll_event ev = w->evs[i];
-
-		if (ev.data.u64 == xvm_epset_own(e)) {
-			w->rung = true;
-			continue;
-		}
-		if (ghost(e, ev.data.u64))
-			continue;
-		if (e->managed && !e->broken)
-			ev.events = translate(w, &ev);
-		if (ev.events)
-			w->evs[out++] = ev;
-	}
-	e->skipped = 0;
-	e->vain = out ? 0 : e->vain + 1;
-	return out;
+/* Nothing of the kernel's is left to be judged. */
+static void judged(struct xvm_epoll *e)
+{
+	if (--e->takers == 0)
+		e->ghosts = false;
 }
 
 /* The kernel, without waiting: no cancellation point, so it may be called with the lock held. */
@@ -127,7 +69,12 @@ static int look_kernel(struct wait *w, int max)
 #endif
 	else
 		n = xvm_sys(SYS_epoll_pwait, w->epfd, w->evs, max, 0, NULL, 8);
-	return n > 0 ? filter(w, (int)n) : 0;
+	if (n <= 0)
+		return 0;
+	w->e->takers++;
+	n = filter(w, (int)n);
+	judged(w->e);
+	return (int)n;
 }
 
 /* ---- the rings ---------------------------------------------------------- */
@@ -189,17 +136,12 @@ static void pass_on(struct wait *w)
 	struct xvm_epoll *e = w->e;
 	bool found = false;
 
-	if (w->rung && atomic_load(&e->sleepers) && !e->broken &&
-	    (xvm_epset_arm_all(e, NULL, &found) >= 0 || found))
-		xvm_epset_wake(e);
+	if (w->rung && atomic_load(&e->sleepers) && !e->broken) {
+		xvm_epset_arm_all(e, NULL, &found);
+		if (found)
+			xvm_epset_wake(e);
+	}
 	w->rung = false;
-}
-
-/* Nothing of the kernel's is left to be judged. */
-static void judged(struct xvm_epoll *e)
-{
-	if (--e->takers == 0)
-		e->ghosts = false;
 }
 
 /* Back from the sleep. The last one to go disarms. */
@@ -213,10 +155,19 @@ static void leave(struct wait *w)
 
 static void uncount(struct wait *w)
 {
+	if (w->looks)
+		atomic_fetch_sub(&w->e->lookers, 1);
 	if (w->counted)
 		atomic_fetch_sub(&w->e->sleepers, 1);
-	w->counted = false;
+	w->counted = w->looks = false;
+}
+
+/* On the way out. */
+static void end(struct wait *w)
+{
 	xvm_inners_end(&w->in);
+	xvm_epset_see_to(w->e);
+	xvm_epset_put(w->e);
 }
 
 /* The thread is cancelled in its sleep. */
@@ -231,7 +182,7 @@ static void cancelled(void *arg)
 		leave(w);
 		xvm_unlock(&w->e->lock);
 	}
-	xvm_epset_put(w->e);
+	end(w);
 }
 
 /* ns < 0: no bound. */
@@ -316,6 +267,14 @@ static int spin(struct wait *w, int64_t ns)
  * sleep. */
 static int prepare_nested(struct wait *w)
 {
+	struct xvm_inners old;
+	int bound;
+
+	if (!w->in.n && !w->e->nested)
+		return -1;
+	old = w->in;
+	w->in.n = 0;
+	w->in.more = false;
 	for (struct xvm_reg *r = w->e->nested, *next; r; r = next) {
 		next = r->next;
 		if (!atomic_load(&r->inner->file.nfds))
@@ -323,7 +282,9 @@ static int prepare_nested(struct wait *w)
 		else
 			xvm_inners_add(&w->in, r->inner);
 	}
-	return w->in.n ? xvm_inners_prepare(&w->in) : -1;
+	bound = w->in.n ? xvm_inners_prepare(&w->in) : -1;
+	xvm_inners_end(&old); /* not before we are counted anew */
+	return bound;
 }
 
 /* Arms, counts us in. 0: sleep; -EAGAIN: look again; or events. With the lock held. */
@@ -347,6 +308,8 @@ static int ready_to_sleep(struct wait *w, int *bound)
 		*bound = b;
 	w->counted = true;
 	atomic_fetch_add(&e->sleepers, 1);
+	w->looks = *bound >= 0;
+	atomic_fetch_add(&e->lookers, w->looks);
 	/* Counted before the last look at the changes; pairs with wake_sleepers(). */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load(&e->changes) || atomic_load(&e->rescan)) {
@@ -369,23 +332,42 @@ static int sleep_once(struct wait *w, int64_t ns, int bound)
 	return n;
 }
 
-/* The records make no sense to a child that was forked in the middle of a change. */
+/*
+ * Without the lock: a child that was forked in the middle of a change, whose records make no sense;
+ * or a signal handler that interrupted the holder. Nothing can be armed, so what comes by a ring is
+ * found by looking again and again.
+ */
 static int give_up(struct wait *w, int64_t ns)
 {
+	uint64_t deadline = ns > 0 ? xvm_now_ns() + (uint64_t)ns : 0;
+	struct xvm_epoll *e = w->e;
 	struct xvm_sock *s;
-	int n, out = 0;
+	bool rung = false;
+	int n, out;
 
-	for (int fd = 0; w->e->broken && (s = xvm_sock_next(&fd)); fd++) {
+	for (int fd = 0; e->broken && (s = xvm_sock_next(&fd)); fd++) {
 		xvm_sock_never(s, XVM_R_SHARED);
 		xvm_sock_put(s);
 	}
-	n = kernel_wait(w, ns);
-	if (n <= 0)
-		return n < 0 ? -errno : n;
-	for (int i = 0; i < n; i++)
-		if (w->evs[i].data.u64 != xvm_epset_own(w->e))
-			w->evs[out++] = w->evs[i];
-	return out || ns >= 0 ? out : -EINTR; /* no data of the application's came with it */
+	for (int64_t left = ns;; left = remaining(ns, deadline)) {
+		int64_t ns_now = left;
+
+		if (xvm_epset_glance(e, w->evs, 0, w->max, &rung))
+			ns_now = 0;
+		else if (xvm_epset_on_ring(e) && (left < 0 || left > GLANCE_NS))
+			ns_now = GLANCE_NS;
+		n = kernel_wait(w, ns_now);
+		if (n < 0)
+			return -errno;
+		out = xvm_epset_glance(e, w->evs, n, w->max, &rung);
+		if (rung)
+			xvm_epset_wake(e); /* for others, or the one whom we interrupted */
+		rung = false;
+		if (out || left == 0)
+			return out;
+		if (n)
+			xvm_quiet_poll(NULL, 0, 1); /* not the application's, and still there */
+	}
 }
 
 /* Nothing in it is paired. Others may be about to change that: then we are woken. */
@@ -445,6 +427,11 @@ static bool pass_through(struct wait *w, int64_t *ns, int *result)
 			n = filter(w, n);
 			pass_on(w);
 			xvm_unlock(&w->e->lock);
+			xvm_epset_see_to(e);
+		} else {
+			n = xvm_epset_glance(e, w->evs, n, w->max, &w->rung);
+			if (w->rung)
+				xvm_epset_wake(e);
 		}
 		xvm_epset_put(e);
 	} else {
@@ -480,10 +467,8 @@ static int wait_in(struct wait *w, int64_t ns)
 		if (e->broken || xvm_lock(&e->lock) < 0)
 			return give_up(w, ns);
 		xvm_epset_settle(e);
-		if (e->nested) {
+		if (e->nested)
 			prepare_nested(w);
-			xvm_inners_end(&w->in);
-		}
 		n = look(w, false);
 		if (n == 0 && ns && !spun) {
 			n = spin(w, ns);
@@ -543,16 +528,16 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.evs = evs;
 	w.mask = mask;
 	w.rung = false;
+	w.in.n = 0;
+	w.in.more = w.counted = w.looks = false;
 	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
 		goto out;
 	pthread_testcancel(); /* rings may answer without the kernel */
-	w.in.n = 0;
-	w.in.more = w.counted = false;
 	w.e = xvm_epset_get(epfd);
 	if (!w.e)
 		return kernel_wait(&w, ns);
 	n = wait_in(&w, ns);
-	xvm_epset_put(w.e);
+	end(&w);
 out:
 	return (int)xvm_result(n);
 }

@@ -5,6 +5,8 @@
  */
 #include "shim/epset.h"
 
+#include "shim/quiet.h"
+
 #define VAIN_MAX 8 /* events of the kernel in a row that were nothing: see calm() */
 #define MORE_MS 5  /* a sleep's bound where not all that it needs could be armed */
 
@@ -187,17 +189,20 @@ int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
 		bits = xvm_epset_look(r, true, &now);
 		if (bits) {
 			*found = true;
+			if (b >= 0)
+				atomic_store(&e->bounded, true);
 			if (!ev)
-				break;
+				return bound;
 			*ev = (struct epoll_event){.events = bits, .data.u64 = r->data};
 			xvm_epset_reported(e, r, &now, bits, false);
-			break;
+			return bound;
 		}
 		if (b >= 0)
 			bound = bound < 0 || b < bound ? b : bound;
 		else if (cool)
 			xvm_epset_cool(e, r);
 	}
+	atomic_store(&e->bounded, bound >= 0);
 	return bound;
 }
 
@@ -227,7 +232,8 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 
 	if (xvm_lock(&e->lock) < 0)
 		return MORE_MS;
-	/* Before we look: what it told of is found, and told anew, or is no more. */
+	/* Before we look: what it told of is found, and told anew, or is no more. If it was to
+	 * look by and by, we do (xvm_epset_see_to()). */
 	xvm_epset_unwake(e);
 	xvm_epset_settle(e);
 	if (!e->broken)
@@ -247,8 +253,12 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 		return;
 	}
 	atomic_fetch_add(&e->file.users, 1);
-	in->counted[in->n] = false;
+	in->looks[in->n] = false;
 	in->e[in->n++] = e;
+	/* Before it is looked at: a ring that somebody else takes from then on is passed on to us.
+	 * Pairs with wake_sleepers(). */
+	atomic_fetch_add(&e->sleepers, 1);
+	atomic_thread_fence(memory_order_seq_cst);
 	if (xvm_lock(&e->lock) < 0) {
 		in->more = true;
 		return;
@@ -260,17 +270,15 @@ void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 	xvm_unlock(&e->lock);
 }
 
-static void count(struct xvm_inners *in, unsigned i, bool on)
+static void looks(struct xvm_inners *in, unsigned i, bool on)
 {
-	if (in->counted[i] == on)
+	if (in->looks[i] == on)
 		return;
-	in->counted[i] = on;
+	in->looks[i] = on;
 	if (on)
-		atomic_fetch_add(&in->e[i]->sleepers, 1);
+		atomic_fetch_add(&in->e[i]->lookers, 1);
 	else
-		atomic_fetch_sub(&in->e[i]->sleepers, 1);
-	/* Pairs with wake_sleepers(). */
-	atomic_thread_fence(memory_order_seq_cst);
+		atomic_fetch_sub(&in->e[i]->lookers, 1);
 }
 
 int xvm_inners_prepare(struct xvm_inners *in)
@@ -280,14 +288,13 @@ int xvm_inners_prepare(struct xvm_inners *in)
 	for (unsigned i = 0; i < in->n; i++) {
 		struct xvm_epoll *e = in->e[i];
 
-		/* Not counted while we look: what our own looking changes shall not wake us. */
-		do {
-			count(in, i, false);
+		/* What our own looking changes shall not wake us. */
+		do
 			b = xvm_epset_prepare(e);
-			if (b >= 0 && (bound < 0 || b < bound))
-				bound = b;
-			count(in, i, true);
-		} while (b != MORE_MS && (atomic_load(&e->changes) || atomic_load(&e->rescan)));
+		while (b != MORE_MS && (atomic_load(&e->changes) || atomic_load(&e->rescan)));
+		looks(in, i, b >= 0);
+		if (b >= 0 && (bound < 0 || b < bound))
+			bound = b;
 	}
 	return bound;
 }
@@ -295,9 +302,27 @@ int xvm_inners_prepare(struct xvm_inners *in)
 void xvm_inners_end(struct xvm_inners *in)
 {
 	while (in->n) {
-		in->n--;
-		count(in, in->n, false);
-		xvm_epset_put(in->e[in->n]);
+		struct xvm_epoll *e = in->e[--in->n];
+
+		looks(in, in->n, false);
+		atomic_fetch_sub(&e->sleepers, 1);
+		xvm_epset_see_to(e);
+		xvm_epset_put(e);
 	}
 	in->more = false;
+}
+
+bool xvm_inners_readable(struct xvm_epoll *e, int fd, uint32_t events)
+{
+	struct pollfd p = {.fd = fd, .events = (short)events};
+	struct xvm_inners in = {.n = 0, .more = false};
+	bool yes;
+
+	if (!atomic_load(&e->file.nfds))
+		return true;
+	xvm_inners_add(&in, e);
+	xvm_inners_prepare(&in);
+	yes = xvm_quiet_poll(&p, 1, 0) != 0;
+	xvm_inners_end(&in);
+	return yes;
 }

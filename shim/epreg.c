@@ -1,5 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The records of paired sockets: hot, cold, armed, and what the kernel is asked for them. */
+/*
+ * The records of paired sockets: hot, cold, armed, parked, and what the kernel is asked for them.
+ *
+ * Parking is EPOLL_CTL_DEL, and ADD again, without the kernel: event loops do that with each
+ * request. The rules, all of which are of one process (test/model/parking.pml has them in Promela):
+ *
+ * P1 park. DEL leaves the registration with the kernel, which is quiet, as nobody wants more of it
+ * than pads. Only where nobody but the waits of this process, in this epoll, would see it: nobody
+ * is in the epoll, and it was not exposed (P5). Not with a flag by which the kernel remembers what
+ * it has told (edge, one-shot), nor where all data are not known.
+ *
+ * P2 unpark. ADD of the same descriptor of the same socket takes it up again, by EPOLL_CTL_MOD if
+ * what is asked of the kernel, or the data, differ; then it is looked at, and armed for those who
+ * sleep, as after any ADD. MOD and DEL say ENOENT.
+ *
+ * P3 evict. An event of what is parked goes to nobody, and the registration goes, from the kernel
+ * first and then from the records. So it does before its data mean another, before its descriptor
+ * is closed, when its socket is not on a ring any more, and in exposing.
+ *
+ * P4 ghosts. Threads that have come back from the kernel and have not judged its events yet
+ * (e->takers) may bring one of what was evicted. Until the last of them has judged, an event with
+ * data that no record has is dropped, and one with data that a record has is believed only if the
+ * kernel, asked about that descriptor, says the same.
+ *
+ * P5 expose. Before somebody looks at the epoll with the kernel's eyes (a poll, an epoll around it,
+ * a fork, another program image, which all see a parked one) or a filter of system calls is set,
+ * what is parked is evicted; from then on nothing is parked in it.
+ *
+ * P6 signals. A handler that has interrupted the holder of the epoll's lock finds records as they
+ * are between two instructions, and changes none. Its waits pass over what is parked
+ * (xvm_epset_glance()); its ADD deletes it in the kernel and leaves the rest to xvm_epset_settle().
+ */
 #include "shim/epset.h"
 
 #include <string.h>
@@ -114,8 +145,10 @@ int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_
 
 void xvm_epset_disarm(struct xvm_reg *r)
 {
+	/* By the name that its epoll has, which others for the same socket may sleep by, too. */
 	if (r->armed)
-		xvm_sock_disarm(r->sock, r->armed, r->armed_by, xvm_epset_own(r->ep));
+		xvm_sock_disarm(r->sock, r->armed & ~xvm_epset_twin_armed(r), r->armed_by,
+				xvm_epset_own(r->ep));
 	r->armed = 0;
 }
 

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Epoll instances, and the records of what is registered in them. */
 #include "shim/epset.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 
-#include "shim/link.h"
 #include "shim/pool.h"
 #include "shim/process.h"
 #include "shim/wait.h"
@@ -14,11 +12,6 @@
 
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
 static struct xvm_pool regs = XVM_POOL(struct xvm_reg, link, 1 << 18);
-
-/* All sockets' lists of records. Held for a few instructions, none of which takes another lock. */
-static struct xvm_shm_lock lists;
-static _Atomic uint32_t missed; /* a signal handler could not take it */
-static _Atomic int kick_fd;	/* 1 + an eventfd that is always readable */
 
 /* ---- instances ---------------------------------------------------------- */
 
@@ -90,6 +83,7 @@ void xvm_epoll_dispose(struct xvm_file *f)
 		xvm_waker_put(w);
 	/* What cannot be taken apart now stays as it is for good: harmless, and next to impossible.
 	 */
+	xvm_epset_take_late(e);
 	for (uint32_t i = 0; !e->broken && i <= e->mask; i++)
 		while (e->by_data[i])
 			if (!xvm_epset_drop(e, e->by_data[i]))
@@ -113,6 +107,21 @@ long xvm_epset_control(struct xvm_epoll *e, int op, int fd, uint32_t events, uin
 
 	return xvm_sys(SYS_epoll_ctl, fd_of(e), op, fd, &ev);
 }
+
+void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg)
+{
+	char *base = atomic_load(&epolls.base);
+	uint32_t n = atomic_load(&epolls.hi);
+
+	for (uint32_t i = 0; base && i < n; i++) {
+		struct xvm_epoll *e = (void *)(base + (size_t)i * sizeof(*e));
+
+		if (atomic_load(&e->file.kind) == XVM_FILE_EPOLL && atomic_load(&e->file.nfds))
+			fn(e, arg);
+	}
+}
+
+/* ---- forks -------------------------------------------------------------- */
 
 static void forked(struct xvm_epoll *e, void *arg)
 {
@@ -169,286 +178,11 @@ void xvm_epoll_sharing(void)
 
 void xvm_epoll_forked(void)
 {
-	atomic_store(&lists.word, 0);
+	xvm_epset_forked_lists();
 	xvm_wait_forked();
 	xvm_epset_each(only_own, NULL);
 	xvm_epset_each(forked, NULL);
 	xvm_epset_each(count_records, NULL);
-}
-
-/* ---- waking ------------------------------------------------------------- */
-
-void xvm_epoll_moved(int fd, int to)
-{
-	atomic_compare_exchange_strong(&kick_fd, &(int){fd + 1}, to + 1);
-}
-
-/*
- * Wakes those who sleep in an epoll that has no waker: to ask for a readable descriptor anew makes
- * an event. An extra eventfd for each epoll would do as well, but most never need one.
- */
-static void kick(struct xvm_epoll *e)
-{
-	int fd = atomic_load(&kick_fd) - 1, none = 0;
-
-	if (fd < 0) {
-		fd = (int)xvm_sys(SYS_eventfd2, 1, EFD_NONBLOCK | EFD_CLOEXEC);
-		if (fd < 0)
-			return;
-		fd = xvm_fd_hide(fd);
-		if (!atomic_compare_exchange_strong(&kick_fd, &none, fd + 1)) {
-			xvm_fd_unhide_close(fd);
-			fd = none - 1;
-		}
-	}
-	if (xvm_epset_control(e, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLET, xvm_epset_own(e)) == -ENOENT)
-		xvm_epset_control(e, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, xvm_epset_own(e));
-}
-
-void xvm_epset_wake(struct xvm_epoll *e)
-{
-	struct xvm_waker *w = atomic_load(&e->waker);
-
-	if (w)
-		xvm_waker_ring(w);
-	else
-		kick(e);
-}
-
-void xvm_epset_unwake(struct xvm_epoll *e)
-{
-	struct xvm_waker *w = atomic_load(&e->waker);
-	int fd = atomic_load(&kick_fd) - 1;
-
-	if (e->inherited)
-		return; /* the parent's wake-ups come that way too */
-	if (w)
-		xvm_waker_drain(w);
-	else if (fd >= 0)
-		xvm_epset_control(e, EPOLL_CTL_MOD, fd, 0, xvm_epset_own(e));
-}
-
-/*
- * While our parent may wait in the same kernel epoll, a ring for us could wake the parent in our
- * stead. A daemon's parent is soon gone.
- */
-static bool orphaned(struct xvm_epoll *e)
-{
-	if (e->asked++ % 256 || xvm_sys(SYS_kill, e->maker, 0) != -ESRCH)
-		return false;
-	e->inherited = false;
-	return true;
-}
-
-struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e)
-{
-	struct xvm_waker *w = atomic_load_explicit(&e->waker, memory_order_relaxed);
-	long r;
-
-	if (w || (e->inherited && !orphaned(e)))
-		return w;
-	w = xvm_waker_get();
-	if (!w)
-		return NULL;
-	/* A ring that came late for whoever had it last would be an event. */
-	xvm_waker_drain(w);
-	/* Edge-triggered: each ring is an event, and nobody need empty the eventfd. */
-	r = xvm_epset_control(e, EPOLL_CTL_ADD, w->fd, EPOLLIN | EPOLLET, xvm_epset_own(e));
-	if (r == -EEXIST)
-		r = xvm_epset_control(e, EPOLL_CTL_MOD, w->fd, EPOLLIN | EPOLLET, xvm_epset_own(e));
-	if (r < 0) {
-		xvm_waker_put(w);
-		return NULL;
-	}
-	atomic_store(&e->waker, w);
-	return w;
-}
-
-/* ---- changes ------------------------------------------------------------ */
-
-static void wake_sleepers(struct xvm_epoll *e)
-{
-	/* The change is on the stack before the count is read; pairs with the fence of who counts
-	 * himself among the sleepers and then looks at the stack. */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&e->sleepers, memory_order_relaxed))
-		xvm_epset_wake(e);
-}
-
-static void rescan(struct xvm_epoll *e, void *arg)
-{
-	atomic_store(&e->rescan, 1);
-	wake_sleepers(e);
-}
-
-static void unlock_lists(void)
-{
-	xvm_unlock(&lists);
-	/* A change came while this thread held them: which, is not known. */
-	if (atomic_load_explicit(&missed, memory_order_relaxed) && atomic_exchange(&missed, 0))
-		xvm_epset_each(rescan, NULL);
-}
-
-static void push(struct xvm_reg *r)
-{
-	struct xvm_epoll *e = r->ep;
-	struct xvm_reg *head;
-
-	if (atomic_exchange(&r->changed, 1) == 0) {
-		head = atomic_load(&e->changes);
-		do {
-			r->changed_next = head;
-		} while (!atomic_compare_exchange_weak(&e->changes, &head, r));
-	}
-	wake_sleepers(e);
-}
-
-/* Off the stack of changes. It is off its socket's list, so it will not be pushed again. */
-void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r)
-{
-	struct xvm_reg *q = atomic_load(&r->changed) ? atomic_exchange(&e->changes, NULL) : NULL;
-
-	for (struct xvm_reg *next; q; q = next) {
-		next = q->changed_next;
-		atomic_store(&q->changed, 0);
-		if (q != r)
-			push(q);
-	}
-}
-
-void xvm_epoll_changed(struct xvm_sock *s)
-{
-	xvm_wait_changed(s);
-	/* What changed was stored before; pairs with the fence in xvm_epset_add(). */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (!atomic_load_explicit(&s->regs, memory_order_relaxed))
-		return;
-	if (xvm_lock(&lists) < 0) {
-		atomic_store(&missed, 1);
-		return;
-	}
-	for (struct xvm_reg *r = atomic_load(&s->regs); r; r = r->sock_next)
-		push(r);
-	unlock_lists();
-}
-
-static void settle_one(struct xvm_epoll *e, struct xvm_reg *r)
-{
-	uint32_t todo = r->todo;
-
-	r->todo = XVM_TODO_NONE;
-	if (todo == XVM_TODO_DEL) {
-		xvm_epset_drop(e, r);
-		return;
-	}
-	if (todo == XVM_TODO_MOD) {
-		xvm_epset_modify(e, r, r->todo_events, r->todo_data);
-		r->kmask = r->todo_events;
-	}
-	if (r->parked) {
-		if (!xvm_sock_on(r->sock)) /* the kernel's events would be the application's */
-			xvm_epset_evict(e, r);
-	} else if (r->sock) {
-		xvm_epset_convert(e, r);
-	}
-}
-
-void xvm_epset_settle(struct xvm_epoll *e)
-{
-	struct xvm_reg *r, *next;
-
-	if (e->broken)
-		return;
-	if (e->opaque && e->parked) /* their data may be an unknown one's */
-		xvm_epset_expose(e);
-	while (atomic_load_explicit(&e->changes, memory_order_relaxed)) {
-		for (r = atomic_exchange(&e->changes, NULL); r; r = next) {
-			next = r->changed_next;
-			atomic_store(&r->changed, 0);
-			settle_one(e, r);
-		}
-	}
-	if (!atomic_load_explicit(&e->rescan, memory_order_relaxed))
-		return;
-	atomic_store(&e->rescan, 0);
-	for (uint32_t i = 0; i <= e->mask; i++) {
-		for (r = e->by_data[i]; r; r = next) {
-			next = r->data_next;
-			settle_one(e, r);
-		}
-	}
-}
-
-bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t todo,
-		     const struct epoll_event *ev)
-{
-	struct xvm_reg *r;
-
-	if (xvm_lock(&lists) < 0)
-		return false;
-	for (r = atomic_load(&s->regs); r; r = r->sock_next)
-		if (r->ep == e && r->fd == fd)
-			break;
-	if (r) {
-		r->todo = todo;
-		if (todo == XVM_TODO_MOD) {
-			r->todo_events = ev->events;
-			r->todo_data = ev->data.u64;
-		}
-		push(r);
-	}
-	unlock_lists();
-	return r != NULL;
-}
-
-bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd)
-{
-	struct xvm_reg *r = xvm_epset_reg_of(e, s, fd);
-
-	return r && r->parked;
-}
-
-struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd)
-{
-	struct xvm_reg *r;
-
-	if (xvm_lock(&lists) < 0)
-		return NULL;
-	for (r = atomic_load(&s->regs); r; r = r->sock_next)
-		if (r->ep == e && (fd < 0 || r->fd == fd))
-			break;
-	unlock_lists();
-	return r;
-}
-
-struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
-{
-	struct xvm_epoll *e = NULL;
-
-	if (!atomic_load(&s->regs) || xvm_lock(&lists) < 0)
-		return NULL;
-	for (struct xvm_reg *r = atomic_load(&s->regs); r && !e; r = r->sock_next) {
-		if (fd >= 0 && r->fd != fd)
-			continue;
-		/* Else it will drop the record itself. */
-		if (xvm_epset_hold(r->ep))
-			e = r->ep;
-	}
-	unlock_lists();
-	return e;
-}
-
-void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg)
-{
-	char *base = atomic_load(&epolls.base);
-	uint32_t n = atomic_load(&epolls.hi);
-
-	for (uint32_t i = 0; base && i < n; i++) {
-		struct xvm_epoll *e = (void *)(base + (size_t)i * sizeof(*e));
-
-		if (atomic_load(&e->file.kind) == XVM_FILE_EPOLL && atomic_load(&e->file.nfds))
-			fn(e, arg);
-	}
 }
 
 /* ---- records ------------------------------------------------------------ */
@@ -532,49 +266,11 @@ struct xvm_reg *xvm_epset_find(struct xvm_epoll *e, int fd)
 	return r;
 }
 
-void xvm_epset_link_sock(struct xvm_reg *r)
+static struct xvm_reg *make(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			    struct xvm_sock *s, struct xvm_epoll *inner)
 {
-	/* A handler that interrupts the holder of the lists has its epoll_ctl deferred before it
-	 * comes here, unless for another epoll: then this socket is not worth a deadlock. */
-	if (xvm_lock(&lists) < 0) {
-		xvm_sock_never(r->sock, XVM_R_LIMIT);
-		return;
-	}
-	r->sock_next = atomic_load(&r->sock->regs);
-	atomic_store(&r->sock->regs, r);
-	unlock_lists();
-	/* On its list before it is asked whether it is paired; pairs with xvm_epoll_changed(). */
-	atomic_thread_fence(memory_order_seq_cst);
-}
+	struct xvm_reg *r = xvm_pool_get(&regs);
 
-bool xvm_epset_unlink_sock(struct xvm_reg *r)
-{
-	struct xvm_reg *q;
-
-	if (xvm_lock(&lists) < 0)
-		return false;
-	q = atomic_load(&r->sock->regs);
-	if (q == r) {
-		atomic_store(&r->sock->regs, r->sock_next);
-	} else {
-		while (q && q->sock_next != r)
-			q = q->sock_next;
-		if (q)
-			q->sock_next = r->sock_next;
-	}
-	unlock_lists();
-	return true;
-}
-
-struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
-			      struct xvm_sock *s, struct xvm_epoll *inner)
-{
-	struct xvm_reg *r = xvm_epset_find(e, fd);
-
-	/* The kernel would have said EEXIST: the number was closed and used again. */
-	if (r)
-		xvm_epset_drop(e, r);
-	r = xvm_pool_get(&regs);
 	if (!r) {
 		e->opaque = true;
 		return NULL;
@@ -588,16 +284,119 @@ struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_ev
 	r->fresh = true;
 	r->sock = s;
 	r->inner = inner;
+	return r;
+}
+
+static void take(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	struct xvm_reg *old = xvm_epset_find(e, r->fd);
+
+	/* The kernel would have said EEXIST: the number was closed and used again. */
+	if (old)
+		xvm_epset_drop(e, old);
 	if (++e->count > 2 * (e->mask + 1))
 		grow(e);
 	link_in(e, r);
-	if (inner) {
+	if (r->inner) {
 		r->next = e->nested;
 		e->nested = r;
 	}
-	if (s)
+	if (r->sock)
 		xvm_epset_link_sock(r);
+}
+
+struct xvm_reg *xvm_epset_add(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			      struct xvm_sock *s, struct xvm_epoll *inner)
+{
+	struct xvm_reg *r = make(e, fd, ev, s, inner);
+
+	if (r)
+		take(e, r);
 	return r;
+}
+
+bool xvm_epset_add_late(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			struct xvm_sock *s)
+{
+	struct xvm_reg *r = make(e, fd, ev, s, NULL);
+
+	if (!r)
+		return false;
+	/* The holder of the lock, whom we interrupted, is the only one to take from it. */
+	r->changed_next = atomic_load(&e->late);
+	atomic_store(&e->late, r);
+	atomic_store(&e->rescan, 1);
+	if (atomic_load(&e->sleepers))
+		xvm_epset_wake(e);
+	return true;
+}
+
+void xvm_epset_take_late(struct xvm_epoll *e)
+{
+	struct xvm_reg *r = atomic_exchange(&e->late, NULL), *next;
+
+	for (; r; r = next) {
+		next = r->changed_next;
+		if (r->todo == XVM_TODO_DEL) {
+			xvm_sock_put(r->sock);
+			r->ep = NULL;
+			xvm_pool_put(&regs, r);
+			continue;
+		}
+		xvm_epset_claim(e, r->data, r);
+		take(e, r);
+	}
+}
+
+/* The handler changes what it has made itself. */
+bool xvm_epset_defer_late(struct xvm_epoll *e, int fd, uint32_t todo, const struct epoll_event *ev)
+{
+	struct xvm_reg *r = atomic_load(&e->late);
+
+	while (r && (r->fd != fd || r->todo))
+		r = r->changed_next;
+	if (!r)
+		return false;
+	if (todo == XVM_TODO_MOD) {
+		r->events = r->kmask = ev->events;
+		r->data = ev->data.u64;
+	} else {
+		r->todo = todo;
+	}
+	return true;
+}
+
+struct named {
+	struct xvm_sock *s;
+	int fd;
+};
+
+static bool is_parked(struct xvm_reg *r, void *arg)
+{
+	struct named *n = arg;
+
+	return r->sock == n->s && r->fd == n->fd && r->parked && r->todo != XVM_TODO_DEL;
+}
+
+bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd)
+{
+	return xvm_epset_any(e, is_parked, &(struct named){s, fd});
+}
+
+bool xvm_epset_any(struct xvm_epoll *e, bool (*fn)(struct xvm_reg *r, void *arg), void *arg)
+{
+	char *base = atomic_load(&regs.base);
+	uint32_t n = atomic_load(&regs.hi);
+
+	for (uint32_t i = 0; base && i < n; i++) {
+		struct xvm_reg *r = (void *)(base + (size_t)i * sizeof(*r));
+
+		/* Others' records come and go meanwhile; it must be its descriptor's yet. */
+		if (__atomic_load_n(&r->ep, __ATOMIC_RELAXED) == e && r->sock &&
+		    xvm_fdtab_peek(r->fd) == &r->sock->file && fn(r, arg))
+			return true;
+	}
+	return false;
 }
 
 void xvm_epset_modify(struct xvm_epoll *e, struct xvm_reg *r, uint32_t events, uint64_t data)
@@ -645,6 +444,7 @@ bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r)
 	if (!r->gone)
 		xvm_epset_unlink_fd(e, r);
 	e->count--;
+	r->ep = NULL; /* xvm_epset_any() */
 	xvm_pool_put(&regs, r);
 	return true;
 }

@@ -4,7 +4,7 @@
  * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
  *
  * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
- * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epset.c).
+ * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epchange.c).
  * xvm_epoll_changed() comes with a direction's lock held, so it takes only the last, and leaves its
  * word on the epoll's stack of changes, where the holder of the epoll's lock finds it.
  */
@@ -57,8 +57,8 @@ struct xvm_reg {
 	struct xvm_reg *prev, *next; /* hot: a ring; or in e->nested (next alone) */
 	struct xvm_reg *sock_next;   /* in sock->regs */
 
-	_Atomic uint32_t changed; /* it lies on e->changes */
-	struct xvm_reg *changed_next;
+	_Atomic uint32_t changed;     /* it lies on e->changes */
+	struct xvm_reg *changed_next; /* there, or on e->late */
 	uint32_t todo; /* enum xvm_reg_todo, left by a signal handler, with what MOD asked for */
 	uint32_t todo_events;
 	uint64_t todo_data;
@@ -72,13 +72,18 @@ struct xvm_epoll {
 	_Atomic int fd;		   /* the descriptor by which it was last used */
 	struct xvm_shm_lock lock;
 	_Atomic(struct xvm_reg *) changes;
+	_Atomic(struct xvm_reg *) late;	   /* records made by a signal handler, to be linked in */
 	_Atomic uint32_t rescan;	   /* changes whose records are not known */
 	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
 	bool broken;	/* a fork came in the middle of a change: the records make no sense */
 	bool exposed;	/* others may look at it with the kernel's eyes: nothing is parked */
-	int maker;	/* process that made it */
+	/* The last arming left something that nobody will ring for, so one of those that sleep has
+	 * to look again by and by: how many do. xvm_epset_see_to(). */
+	_Atomic bool bounded;
+	_Atomic uint32_t lookers;
+	int maker; /* process that made it */
 	uint32_t asked;
 
 	uint32_t parked;
@@ -174,8 +179,6 @@ void xvm_epset_expose(struct xvm_epoll *e);
 /* From now on data mean own, or what it is about to be: what the kernel reports of one that is
  * parked with the same data is not its. */
 void xvm_epset_claim(struct xvm_epoll *e, uint64_t data, const struct xvm_reg *own);
-/* Is fd's record parked? For a signal handler that interrupted the holder of e's lock. */
-bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 /* Does the kernel report all that mask asks for, and nothing else that would be noticed? */
 bool xvm_epset_covers(const struct xvm_reg *r, uint32_t mask);
 
@@ -188,9 +191,12 @@ struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e);
 /* epoll_ctl by the kernel on e. A negative errno, as the kernel gives it. */
 long xvm_epset_control(struct xvm_epoll *e, int op, int fd, uint32_t events, uint64_t data);
 
+void xvm_epset_forked_lists(void);
 void xvm_epset_link_sock(struct xvm_reg *r);
 bool xvm_epset_unlink_sock(struct xvm_reg *r);
 void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_take_late(struct xvm_epoll *e);
+bool xvm_epset_defer_late(struct xvm_epoll *e, int fd, uint32_t todo, const struct epoll_event *ev);
 void xvm_epset_unlink_fd(struct xvm_epoll *e, struct xvm_reg *r);
 
 /* Without the lock: whoever sleeps in it wakes. */
@@ -198,17 +204,52 @@ void xvm_epset_wake(struct xvm_epoll *e);
 /* Whoever was to be woken looks, or is woken, anew: to the kernel e is readable no more by our
  * doing. */
 void xvm_epset_unwake(struct xvm_epoll *e);
+/* On the way out of a wait: if somebody has to look and nobody does, one of those that sleep is
+ * woken, and will. */
+static inline void xvm_epset_see_to(struct xvm_epoll *e)
+{
+	if (__builtin_expect(atomic_load_explicit(&e->bounded, memory_order_relaxed), 0) &&
+	    atomic_load(&e->sleepers) && !atomic_load(&e->lookers))
+		xvm_epset_wake(e);
+}
 
-/* A record of s in e, for fd or (-1) for any. */
+/* A record of s in e, for fd or (-1) for any; or one that is armed. */
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+struct xvm_reg *xvm_epset_armed_of(struct xvm_epoll *e, struct xvm_sock *s);
+/* What other records of its socket in its epoll are armed for, by the same name. */
+uint32_t xvm_epset_twin_armed(const struct xvm_reg *r);
 /* An epoll that has a record of s, for fd or (-1) for any: a reference, or NULL. */
 struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd);
+/* One that has an armed record of it, and nobody in it. */
+struct xvm_epoll *xvm_epset_idle_of(struct xvm_sock *s);
 /* All epolls of the process; without a reference, another thread may close one meanwhile. */
 void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg);
 
-/* A registration made in a signal handler that interrupted the holder of e's lock: by fd. */
+/*
+ * For a signal handler that interrupted the holder of e's lock, this very thread. It finds the
+ * records as they were between two instructions, so it changes none but by what it leaves for
+ * xvm_epset_settle(), and finds them by going through all that there are.
+ */
+
+/* Whether fn said true of one. Each has a socket. */
+bool xvm_epset_any(struct xvm_epoll *e, bool (*fn)(struct xvm_reg *r, void *arg), void *arg);
+/* Is fd's record parked? */
+bool xvm_epset_parked(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+/* What the kernel has done with a registration, by fd. */
 bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t todo,
 		     const struct epoll_event *ev);
+/* What the kernel has taken. s: a reference, passed on. False: no memory. */
+bool xvm_epset_add_late(struct xvm_epoll *e, int fd, const struct epoll_event *ev,
+			struct xvm_sock *s);
+/* epfilter.c: of n events of the kernel, what is the application's; and up to max what lies in
+ * rings. *rung: a ring was among them. */
+int xvm_epset_glance(struct xvm_epoll *e, struct epoll_event *evs, int n, int max, bool *rung);
+/* May something come that only rings tell of? */
+bool xvm_epset_on_ring(struct xvm_epoll *e);
+
+/* epfilter.c: leave of n events what is the application's. *rung: among them was a wake-up, which
+ * was for all who sleep in e. */
+int xvm_epset_filter(struct xvm_epoll *e, struct epoll_event *evs, int n, bool *rung);
 
 /* epready.c */
 
@@ -239,18 +280,20 @@ void xvm_epset_disarm_all(struct xvm_epoll *e);
  */
 int xvm_epset_prepare(struct xvm_epoll *e);
 
-/* Inner epolls, to any depth, each with a reference; from prepare to end counted as slept in, so
- * that xvm_epoll_changed() makes them readable. */
+/* Inner epolls, to any depth, each with a reference; from add to end counted as slept in, so that
+ * xvm_epoll_changed() makes them readable. */
 #define XVM_EP_INNER 16
 struct xvm_inners {
 	struct xvm_epoll *e[XVM_EP_INNER];
-	bool counted[XVM_EP_INNER];
+	bool looks[XVM_EP_INNER]; /* counted among its lookers */
 	unsigned n;
 	bool more; /* than fit: do not sleep for long */
 };
 void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e);
 int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
+/* The kernel says that e is readable, as fd: is it? It may just have been told to look again. */
+bool xvm_inners_readable(struct xvm_epoll *e, int fd, uint32_t events);
 
 /* wait.c: those that sleep in poll or select with s look again. */
 void xvm_wait_changed(struct xvm_sock *s);

@@ -299,19 +299,6 @@ static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
 	return NULL;
 }
 
-void xvm_offer_lapsed(struct xvm_sock *s)
-{
-	/* A fork's child has no half: the offer is its parent's. In a region, the next daemon may
-	 * answer it yet: xvm_offer_again(). */
-	if (atomic_load(&s->ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm ||
-	    atomic_load(&s->ep->medium) != XVM_MEDIUM_MEMFD)
-		return;
-	xvm_half_close(&s->mine);
-	atomic_store(&s->offered_to, 0);
-	atomic_store(&s->ep->reason, XVM_R_NEW);
-	atomic_store(&s->ep->state, XVM_EP_CANDIDATE);
-}
-
 void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why)
 {
 	int fd;
@@ -341,6 +328,27 @@ static void again(struct xvm_sock *s, int fd, unsigned region, bool kept)
 	atomic_store(&s->offered_to, 0);
 	atomic_store(&ep->reason, XVM_R_NEW);
 	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+}
+
+void xvm_offer_lapsed(struct xvm_sock *s)
+{
+	uint32_t medium = atomic_load(&s->ep->medium);
+	bool kept;
+
+	/* A fork's child has no half: the offer is its parent's. */
+	if (atomic_load(&s->ep->state) != XVM_EP_OFFERED || xvm_sock_on(s) || !s->mine.shm)
+		return;
+	if (medium != XVM_MEDIUM_MEMFD) {
+		/* The next daemon may answer it, until it speaks of the region. One that was still
+		 * being made then xvm_offer_again() has not seen. */
+		if (xvm_vm_told(medium - XVM_MEDIUM_REGION, &kept))
+			again(s, atomic_load(&s->ep->fd), medium - XVM_MEDIUM_REGION, kept);
+		return;
+	}
+	xvm_half_close(&s->mine);
+	atomic_store(&s->offered_to, 0);
+	atomic_store(&s->ep->reason, XVM_R_NEW);
+	atomic_store(&s->ep->state, XVM_EP_CANDIDATE);
 }
 
 void xvm_offer_again(unsigned region, bool kept)

@@ -44,7 +44,7 @@ struct xvm_sock {
 
 	uint64_t peer_tail, stuck_tsc;	       /* tx_lock: last tail seen; S7 */
 	_Atomic uint64_t rung_data, rung_room; /* the peer's sleep words last acted on (W2) */
-	_Atomic(struct xvm_reg *) regs;	       /* epset.c: registrations of this socket */
+	_Atomic(struct xvm_reg *) regs;	       /* epchange.c: registrations of this socket */
 };
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */

@@ -17,6 +17,8 @@
 struct region {
 	_Atomic int fd;		  /* 0: not ours */
 	_Atomic bool stale;	  /* a former daemon has said so, and this one nothing yet */
+	_Atomic uint32_t told_by; /* xvm_link_count when it was last spoken of */
+	_Atomic bool kept;	  /* then: what a former daemon has lent is ours yet */
 	void *life, *vector_life; /* mapped as long as we, and forks, use the region; our vector */
 	_Atomic bool leaving;	  /* its device is about to go */
 	uint8_t unplug;		  /* 1, 2 (late): to be done when all mail is read */
@@ -286,6 +288,9 @@ static void renew(unsigned index, const struct xvm_msg *m)
 
 	if (!kept || !(m->arg2 & XVM_REGION_VECTORS))
 		xvm_waker_no_vectors((int)index);
+	/* Before it looks for them: whose offer is made meanwhile looks at this afterwards. */
+	atomic_store(&g->kept, kept);
+	atomic_store(&g->told_by, atomic_load(&xvm_link_count));
 	xvm_offer_again(index, kept);
 	if (kept) {
 		/* What was asked of the former daemon and not answered will not be. */
@@ -450,6 +455,14 @@ void xvm_vm_gone(unsigned region)
 	/* Last: the daemon takes it for the end of our using it. */
 	unlive(&g->vector_life);
 	unlive(&g->life);
+}
+
+bool xvm_vm_told(unsigned region, bool *kept)
+{
+	struct region *g = &regions[region < XVM_VM_REGIONS ? region : 0];
+
+	*kept = atomic_load(&g->kept);
+	return region < XVM_VM_REGIONS && atomic_load(&g->told_by) == atomic_load(&xvm_link_count);
 }
 
 void xvm_vm_stale(void)

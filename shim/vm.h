@@ -41,6 +41,9 @@ void xvm_unplug(unsigned region, bool late, bool gone);
 void xvm_vm_leaving(unsigned region);
 void xvm_vm_gone(unsigned region);
 
+/* Has this daemon spoken of a region that a former one has told us of? kept: our pieces of it are
+ * ours yet. */
+bool xvm_vm_told(unsigned region, bool *kept);
 /* The daemon is another: what it says of a region will show whether that is still ours. */
 void xvm_vm_stale(void);
 /* This is the child of a fork: nothing of the above is ours any more. */

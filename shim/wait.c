@@ -15,6 +15,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/process.h"
+#include "shim/quiet.h"
 #include "shim/real.h"
 #include "shim/wait.h"
 #include "transport/sys.h"
@@ -43,6 +44,7 @@ struct pset {
 	struct pollfd *k; /* the kernel's: the same with masks of our own, and one more */
 	struct slot *slots;
 	unsigned nslots, paired;
+	bool epolls; /* among them are some */
 	struct xvm_inners inners;
 	struct xvm_waker *w;
 	bool no_waker;
@@ -186,13 +188,13 @@ static void fill(struct pset *p, unsigned max)
 {
 	for (nfds_t i = 0; i < p->n; i++) {
 		struct slot *sl = &p->slots[p->nslots];
-		struct xvm_epoll *e;
 		struct xvm_sock *s;
 
 		p->k[i] = p->fds[i];
 		p->k[i].revents = 0;
 		if (p->nslots == max || !concerns(p->fds[i].fd))
 			continue;
+		p->epolls |= !xvm_epset_plain(p->fds[i].fd);
 		s = xvm_sock_get(p->fds[i].fd);
 		if (s) {
 			memset(sl, 0, sizeof(*sl));
@@ -200,14 +202,48 @@ static void fill(struct pset *p, unsigned max)
 			sl->want = (uint16_t)p->fds[i].events;
 			add_sock(p, sl, s);
 			p->nslots++;
-			continue;
-		}
-		e = xvm_epset_get(p->fds[i].fd);
-		if (e) {
-			xvm_inners_add(&p->inners, e);
-			xvm_epset_put(e);
 		}
 	}
+}
+
+/* The epolls of the set and what is in them, as they are now; then those that were before are left:
+ * in between one is counted twice. Returns the bound of a sleep. */
+static int prepare_inners(struct pset *p)
+{
+	struct xvm_inners old = p->inners;
+	int bound = -1;
+
+	p->inners.n = 0;
+	p->inners.more = false;
+	for (nfds_t i = 0; i < p->n && p->epolls; i++) {
+		struct xvm_epoll *e =
+			xvm_epset_plain(p->fds[i].fd) ? NULL : xvm_epset_get(p->fds[i].fd);
+
+		if (!e)
+			continue;
+		xvm_inners_add(&p->inners, e);
+		xvm_epset_put(e);
+	}
+	if (p->inners.n)
+		bound = xvm_inners_prepare(&p->inners);
+	xvm_inners_end(&old);
+	return bound;
+}
+
+/* That the kernel says an epoll is readable may be but a call to look again. */
+static void judge_epolls(struct pset *p)
+{
+	bool any = false;
+
+	for (nfds_t i = 0; i < p->n && p->epolls && !any; i++)
+		any = p->k[i].revents && !xvm_epset_plain(p->k[i].fd);
+	if (!any)
+		return;
+	prepare_inners(p);
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->k[i].revents && !xvm_epset_plain(p->k[i].fd) &&
+		    xvm_quiet_poll(&p->k[i], 1, 0) <= 0)
+			p->k[i].revents = 0;
 }
 
 static void release(struct pset *p)
@@ -323,6 +359,7 @@ static int collect(struct pset *p)
 {
 	int ready = 0;
 
+	judge_epolls(p);
 	for (unsigned i = 0; i < p->nslots; i++) {
 		struct slot *sl = &p->slots[i];
 		struct pollfd *k = &p->k[sl->i];
@@ -448,7 +485,7 @@ static int arm(struct pset *p)
 		if (b >= 0 && (bound < 0 || b < bound))
 			bound = b;
 	}
-	b = xvm_inners_prepare(&p->inners);
+	b = prepare_inners(p);
 	if (b >= 0 && (bound < 0 || b < bound))
 		bound = b;
 	return bound;
@@ -501,7 +538,7 @@ static int wait_paired(struct pset *p, int64_t ns)
 	unsigned vain = 0;
 	int n;
 
-	xvm_inners_prepare(&p->inners); /* the kernel is to know what is ready there */
+	prepare_inners(p); /* the kernel is to know what is ready there */
 	if (look(p, false))
 		return answer(p);
 	if (ns == 0) {
@@ -555,7 +592,7 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 	p.k = (struct pollfd *)(p.slots + tracked);
 	fill(&p, tracked);
 	pthread_cleanup_push(cancelled, &p);
-	if (p.paired || p.inners.n) {
+	if (p.paired || p.epolls) {
 		r = wait_paired(&p, ns);
 	} else {
 		r = kernel_poll(&p, n, ns);

@@ -21,6 +21,10 @@ int main(int argc, char **argv)
 		{"early", scene_early},
 		{"copies", scene_copies},
 		{"shared", scene_shared},
+		{"bounds", scene_bounds},
+		{"around", scene_around},
+		{"twins", scene_twins},
+		{"amid", scene_amid},
 		{NULL, NULL},
 	};
 

@@ -20,5 +20,9 @@ void scene_cold(void);
 void scene_early(void);
 void scene_copies(void);
 void scene_shared(void);
+void scene_bounds(void);
+void scene_around(void);
+void scene_twins(void);
+void scene_amid(void);
 
 #endif

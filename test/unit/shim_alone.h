@@ -55,12 +55,20 @@ int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32
 void xvm_link_look(void)
 {
 }
+static uint32_t link_returned; /* bytes */
 void xvm_link_return(uint32_t slot, uint32_t gen, unsigned region, uint64_t off, uint32_t len)
 {
+	link_returned += len;
 }
 int xvm_vm_make(unsigned region, uint32_t len, struct xvm_half *h, uint64_t *off)
 {
 	return -ENODEV;
+}
+static bool vm_told, vm_kept; /* what a daemon has said */
+bool xvm_vm_told(unsigned region, bool *kept)
+{
+	*kept = vm_kept;
+	return vm_told;
 }
 void xvm_vm_unmake(unsigned region, struct xvm_half *h, uint64_t off)
 {
