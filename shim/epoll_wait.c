@@ -24,6 +24,7 @@
 #define SKIP_MAX 8	  /* waits in a row that rings alone may answer */
 #define ROUGH_NS 10000000 /* a tick of the rough clock, at most */
 #define LOOK_NS 8000	  /* between looks at the kernel while spinning */
+#define WARM_EACH 16	  /* of so many looks, one is at those too that have been quiet for long */
 #define GLANCE_NS 5000000 /* between looks at the rings without the lock */
 
 /* Which of libc's functions the application called: a sandbox may know no other. */
@@ -81,28 +82,30 @@ static int look_kernel(struct wait *w, int max)
 
 /* From evs[n] on; how many there are then, or -EFAULT. Starts where the last one found no more
  * room: nobody starves. */
-static int scan(struct wait *w, int n)
+static int scan(struct wait *w, int n, bool both)
 {
 	struct xvm_epoll *e = w->e;
-	struct xvm_reg *r = e->hot, *next;
+	struct xvm_walk k = xvm_epset_walk(e, both);
+	struct xvm_reg *r;
 	struct epoll_event ev;
 	struct xvm_edge now;
 	uint32_t bits;
 
-	for (uint32_t left = e->hot_count; left && n < w->max; left--, r = next) {
-		next = r->next;
+	while (n < w->max && (r = xvm_walk_next(&k))) {
 		if (r->call == e->call)
 			continue;
 		bits = xvm_epset_look(r, false, &now);
-		if (!bits)
+		if (!bits) {
+			xvm_epset_quiet(e, r);
 			continue;
+		}
 		ev = (struct epoll_event){.events = bits, .data.u64 = r->data};
 		if (xvm_user_copy(&w->evs[n], &ev, sizeof(ev)) < 0)
 			return n ? n : -EFAULT;
 		n++;
 		xvm_epset_reported(e, r, &now, bits, false);
-		if (n == w->max && e->hot_count)
-			e->hot = r->where == XVM_REG_HOT ? r->next : next;
+		if (n == w->max)
+			xvm_walk_stop(&k);
 	}
 	return n;
 }
@@ -118,8 +121,8 @@ static int look(struct wait *w, bool kernel)
 
 	e->call++;
 	if (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))
-		n = look_kernel(w, e->hot_count ? (w->max + 1) / 2 : w->max);
-	n = scan(w, n);
+		n = look_kernel(w, e->hot.n ? (w->max + 1) / 2 : w->max);
+	n = scan(w, n, e->call % WARM_EACH == 0);
 	if (n)
 		e->skipped++;
 	return n;
@@ -227,11 +230,11 @@ static int64_t remaining(int64_t ns, uint64_t deadline)
 
 static int spin(struct wait *w, int64_t ns)
 {
-	uint64_t budget = w->e->hot_count ? xvm_spin_budget() : 0, start, now, asked;
+	uint64_t budget = w->e->hot.n ? xvm_spin_budget() : 0, start, now, asked;
 	int n = 0;
 
 	/* On one CPU the peer runs only if we sleep. */
-	if (!budget || !w->e->hot || xvm_sock_same_cpu(w->e->hot->sock))
+	if (!budget || xvm_sock_same_cpu(w->e->hot.first->sock))
 		return 0;
 	if (ns > 0 && (uint64_t)ns < budget)
 		budget = (uint64_t)ns;
@@ -242,7 +245,7 @@ static int spin(struct wait *w, int64_t ns)
 		bool kernel = now - asked > LOOK_NS;
 
 		n = look(w, kernel);
-		if (n || !w->e->hot)
+		if (n || !w->e->hot.n)
 			break;
 		xvm_unlock(&w->e->lock);
 		for (int i = 0; i < 8; i++)
@@ -301,7 +304,7 @@ static int ready_to_sleep(struct wait *w, int *bound)
 		if (!atomic_load(&e->sleepers))
 			xvm_epset_disarm_all(e);
 		e->skipped++;
-		return xvm_user_copy(&w->evs[0], &ev, sizeof(ev)) < 0 ? -EFAULT : scan(w, 1);
+		return xvm_user_copy(&w->evs[0], &ev, sizeof(ev)) < 0 ? -EFAULT : scan(w, 1, true);
 	}
 	b = prepare_nested(w);
 	if (b >= 0 && (*bound < 0 || b < *bound))
@@ -504,7 +507,7 @@ static int wait_in(struct wait *w, int64_t ns)
 		xvm_epset_settle(e);
 		e->call++;
 		if (n >= 0)
-			n = scan(w, filter(w, n));
+			n = scan(w, filter(w, n), true);
 		judged(e);
 		leave(w);
 		xvm_unlock(&e->lock);

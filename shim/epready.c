@@ -59,6 +59,8 @@ void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm
 	r->idle = 0;
 	r->vain = 0;
 	r->call = e->call;
+	if (r->warm)
+		xvm_epset_heat(e, r);
 	if (r->events & EPOLLONESHOT) {
 		r->spent = true;
 		xvm_epset_disarm(r);
@@ -165,24 +167,26 @@ static uint32_t to_arm(struct xvm_reg *r)
 /* To arm costs little and a pad much; but many that are idle are not to slow down each sleep. */
 static unsigned cool_after(const struct xvm_epoll *e)
 {
-	return e->hot_count <= 256 ? 64 : e->hot_count <= 1024 ? 16 : 4;
+	uint32_t n = e->hot.n + e->warm.n;
+
+	return n <= 256 ? 64 : n <= 1024 ? 16 : 4;
 }
 
 int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
 {
 	unsigned limit = cool_after(e);
-	struct xvm_waker *w = e->hot ? xvm_epset_waker(e) : NULL;
+	struct xvm_walk k = xvm_epset_walk(e, true);
+	struct xvm_waker *w = k.left ? xvm_epset_waker(e) : NULL;
 	uint64_t seq = w ? xvm_waker_next(w) : 0;
-	struct xvm_reg *r = e->hot, *next;
+	struct xvm_reg *r;
 	struct xvm_edge now;
 	int bound = -1, b;
 	uint32_t bits;
 
-	for (uint32_t left = e->hot_count; left; left--, r = next) {
+	while ((r = xvm_walk_next(&k))) {
 		uint32_t what = to_arm(r);
 		bool cool = !w || r->idle >= limit;
 
-		next = r->next;
 		if (r->idle < UINT8_MAX)
 			r->idle++;
 		b = xvm_epset_arm(r, what, cool ? NULL : w, seq);
@@ -208,9 +212,10 @@ int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
 
 void xvm_epset_disarm_all(struct xvm_epoll *e)
 {
-	struct xvm_reg *r = e->hot;
+	struct xvm_walk k = xvm_epset_walk(e, true);
+	struct xvm_reg *r;
 
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+	while ((r = xvm_walk_next(&k)))
 		xvm_epset_disarm(r);
 }
 
@@ -218,9 +223,10 @@ void xvm_epset_disarm_all(struct xvm_epoll *e)
  */
 static void take_pads(struct xvm_epoll *e)
 {
-	struct xvm_reg *r = e->hot;
+	struct xvm_walk k = xvm_epset_walk(e, true);
+	struct xvm_reg *r;
 
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+	while ((r = xvm_walk_next(&k)))
 		if (on_ring(r->sock))
 			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
 }

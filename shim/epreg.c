@@ -101,25 +101,56 @@ void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r)
 	xvm_epset_remask(e, r, again);
 }
 
+static void ring_in(struct xvm_ring *ring, struct xvm_reg *r)
+{
+	if (!ring->n++) {
+		r->prev = r->next = r;
+		ring->first = r;
+		return;
+	}
+	r->next = ring->first;
+	r->prev = ring->first->prev;
+	r->prev->next = r;
+	r->next->prev = r;
+}
+
+static void ring_out(struct xvm_ring *ring, struct xvm_reg *r)
+{
+	ring->n--;
+	if (ring->first == r)
+		ring->first = r->next == r ? NULL : r->next;
+	r->prev->next = r->next;
+	r->next->prev = r->prev;
+}
+
 void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r)
 {
 	r->idle = 0;
-	if (r->where == XVM_REG_HOT || r->spent)
+	if (r->spent || (r->where == XVM_REG_HOT && !r->warm))
 		return;
-	if (r->where == XVM_REG_KERNEL)
-		e->managed++;
-	xvm_epset_disarm(r);
-	r->where = XVM_REG_HOT;
-	e->hot_count++;
-	if (!e->hot) {
-		r->prev = r->next = r;
-		e->hot = r;
-		return;
+	if (r->where == XVM_REG_HOT) {
+		ring_out(&e->warm, r);
+	} else {
+		if (r->where == XVM_REG_KERNEL)
+			e->managed++;
+		xvm_epset_disarm(r);
+		r->where = XVM_REG_HOT;
+		r->call = e->call;
 	}
-	r->next = e->hot;
-	r->prev = e->hot->prev;
-	r->prev->next = r;
-	r->next->prev = r;
+	r->warm = false;
+	ring_in(&e->hot, r);
+}
+
+#define NEAR 4	   /* so many are looked at in each wait, however quiet they are */
+#define QUIET 1024 /* looks */
+
+void xvm_epset_quiet(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	if (r->warm || e->hot.n <= NEAR || e->call - r->call < QUIET)
+		return;
+	ring_out(&e->hot, r);
+	r->warm = true;
+	ring_in(&e->warm, r);
 }
 
 void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r)
@@ -127,11 +158,44 @@ void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r)
 	if (r->where != XVM_REG_HOT)
 		return;
 	r->where = XVM_REG_COLD;
-	e->hot_count--;
-	if (e->hot == r)
-		e->hot = r->next == r ? NULL : r->next;
-	r->prev->next = r->next;
-	r->next->prev = r->prev;
+	ring_out(r->warm ? &e->warm : &e->hot, r);
+	r->warm = false;
+}
+
+struct xvm_walk xvm_epset_walk(struct xvm_epoll *e, bool both)
+{
+	struct xvm_walk k = {.e = e, .warm = both && e->warm.n};
+
+	k.next = k.warm ? e->warm.first : e->hot.first;
+	k.left = k.warm ? e->warm.n : e->hot.n;
+	k.then = k.warm ? e->hot.n : 0;
+	return k;
+}
+
+struct xvm_reg *xvm_walk_next(struct xvm_walk *k)
+{
+	struct xvm_reg *r;
+
+	if (!k->left && k->then) {
+		k->warm = false;
+		k->left = k->then;
+		k->then = 0;
+		k->next = k->e->hot.first;
+	}
+	if (!k->left)
+		return NULL;
+	r = k->next;
+	k->next = r->next;
+	k->left--;
+	return r;
+}
+
+void xvm_walk_stop(struct xvm_walk *k)
+{
+	struct xvm_ring *ring = k->warm ? &k->e->warm : &k->e->hot;
+
+	if (ring->n)
+		ring->first = k->next;
 }
 
 int xvm_epset_arm(struct xvm_reg *r, uint32_t what, struct xvm_waker *w, uint64_t seq)

@@ -44,6 +44,7 @@ struct xvm_reg {
 	bool spent;  /* one-shot: reported, and not asked for again */
 	bool fresh;  /* edge-triggered: nothing reported since it was last asked for */
 	bool calm;   /* level-triggered, but edge-triggered in the kernel: see vain */
+	bool warm;   /* hot, but quiet for long: in e->warm */
 	bool parked; /* the application has deleted it, the kernel has it still: xvm_epset_park() */
 	struct xvm_edge edge; /* what was last reported, */
 	uint32_t told;	      /* and of errors and ends, which make an edge when they come */
@@ -54,7 +55,7 @@ struct xvm_reg {
 	struct xvm_waker *armed_by;
 
 	struct xvm_reg *fd_next, *data_next;
-	struct xvm_reg *prev, *next; /* hot: a ring; or in e->nested (next alone) */
+	struct xvm_reg *prev, *next; /* in e->hot or e->warm; or in e->nested (next alone) */
 	struct xvm_reg *sock_next;   /* in sock->regs */
 
 	_Atomic uint32_t changed;     /* it lies on e->changes */
@@ -62,6 +63,11 @@ struct xvm_reg {
 	uint32_t todo; /* enum xvm_reg_todo, left by a signal handler, with what MOD asked for */
 	uint32_t todo_events;
 	uint64_t todo_data;
+};
+
+struct xvm_ring {
+	struct xvm_reg *first; /* scans start here */
+	uint32_t n;
 };
 
 #define XVM_EP_BUCKETS 16 /* to begin with */
@@ -90,8 +96,9 @@ struct xvm_epoll {
 	uint32_t takers; /* threads that may have events of the kernel which they have not judged */
 	bool ghosts;	 /* and what is parked no more may be among them */
 	uint32_t managed; /* hot and cold ones, parked ones too */
-	uint32_t hot_count;
-	struct xvm_reg *hot; /* a ring; scans start here */
+	/* Those that are hot. A wait that finds something in the first looks at the others now and
+	 * then; none sleeps or answers that there is nothing without having looked at both. */
+	struct xvm_ring hot, warm;
 	struct xvm_reg *nested;
 
 	uint64_t call;
@@ -157,6 +164,20 @@ void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force);
 void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r);
+/* A look had nothing for r: has it been so for long? */
+void xvm_epset_quiet(struct xvm_epoll *e, struct xvm_reg *r);
+
+/* A walk along what is hot; both: those that have been quiet first, so that they find room. What it
+ * stands on may be moved or taken out. stop: the next one begins behind this. */
+struct xvm_walk {
+	struct xvm_epoll *e;
+	struct xvm_reg *next;
+	uint32_t left, then;
+	bool warm;
+};
+struct xvm_walk xvm_epset_walk(struct xvm_epoll *e, bool both);
+struct xvm_reg *xvm_walk_next(struct xvm_walk *k);
+void xvm_walk_stop(struct xvm_walk *k);
 /* Do what xvm_epoll_changed() has left to do. */
 void xvm_epset_settle(struct xvm_epoll *e);
 

@@ -22,6 +22,7 @@ int main(int argc, char **argv)
 		{"copies", scene_copies},
 		{"shared", scene_shared},
 		{"bounds", scene_bounds},
+		{"quiet", scene_quiet},
 		{"around", scene_around},
 		{"twins", scene_twins},
 		{"amid", scene_amid},

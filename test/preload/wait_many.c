@@ -454,3 +454,45 @@ void scene_amid(void)
 	close(amid_peer[1]);
 	close(amid_ep);
 }
+
+/* Many that have been quiet for long beside one that is always ready: they are told of as well. */
+void scene_quiet(void)
+{
+	int ep = epoll_create1(0), a[10], b[10], said = 0, n;
+	struct epoll_event ev;
+
+	for (int i = 0; i < 10; i++) {
+		pair(&a[i], &b[i]);
+		DO(ctl(ep, EPOLL_CTL_ADD, a[i], EPOLLIN, '0' + i));
+	}
+	put(b[0], "x");
+	for (int i = 0; i < 3000; i++)
+		said += epoll_wait(ep, &ev, 1, 5000) == 1 && ev.data.u64 == '0';
+	printf("the one: %d\n", said);
+	put(b[2], "x");
+	for (n = 0; n < 200; n++)
+		if (epoll_wait(ep, &ev, 1, 5000) == 1 && ev.data.u64 == '2')
+			break;
+	printf("a quiet one: %d\n", n < 200);
+	drain(a[0]);
+	drain(a[2]);
+	do_epoll("none", ep, 10, 0);
+	put(b[0], "x");
+	for (int i = 0; i < 3000; i++)
+		epoll_wait(ep, &ev, 1, 5000);
+	drain(a[0]);
+	put(b[3], "x");
+	do_epoll("a wait that looks", ep, 10, 0);
+	drain(a[3]);
+	put(b[0], "x");
+	for (int i = 0; i < 3000; i++)
+		epoll_wait(ep, &ev, 1, 5000);
+	drain(a[0]);
+	put(b[5], "x");
+	do_epoll("a wait that sleeps", ep, 10, 5000);
+	for (int i = 0; i < 10; i++) {
+		close(a[i]);
+		close(b[i]);
+	}
+	close(ep);
+}
