@@ -597,7 +597,7 @@ void xvm_link_off(void)
 void xvm_link_forked(void)
 {
 	/* The parent's connection and eventfds are the parent's. What peers' eventfds we inherited
-	 * still ring the same sleepers. */
+	 * still ring the same sleepers: they go with the last socket that refers to them. */
 	memset(&lock, 0, sizeof(lock));
 	memset(&handling, 0, sizeof(handling));
 	if (sock >= 0)
@@ -608,6 +608,8 @@ void xvm_link_forked(void)
 	why_down = XVM_R_NO_DAEMON;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		atomic_store(&wakers[i], NULL);
+	/* Looked at first: what is not written stays shared with the parent. */
 	for (uint32_t i = 0; i < XVM_CLIENTS_MAX; i++)
-		atomic_store(&by_client[i], NULL);
+		if (atomic_load_explicit(&by_client[i], memory_order_relaxed))
+			peer_gone(i);
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 240
 # 20,000 connections opened and closed leave no descriptor, mapping or segment behind in client, server
-# and xvmd.
+# and xvmd; nor do those that a fork has inherited, and closed.
 . "$(dirname "$0")/../lib/net.sh"
 
 total=20000
@@ -83,5 +83,13 @@ for p in "${pids[@]}"; do
 	((${now##* } <= m + 4096)) || fail "${BG[$p]} had ${before[$p]} and has $now"
 done
 exec 7>&-
+step "forks"
+bg_client forked python3 "$SRC/test/net/forked.py" "$B4" 7800 20
+finished "$PID"
+cat "$T/forked.log"
+if [[ -z ${XVM_TEST_PLAIN-} ]]; then
+	grep -q 'parent: .*, [1-9][0-9]* halves' "$T/forked.log" || fail "it had none on the ring"
+fi
+grep -qx 'child: 0 eventfds, 0 halves' "$T/forked.log" || fail "a fork keeps what it has closed"
 stop "$c"
 stop "$s"
