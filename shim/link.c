@@ -247,8 +247,9 @@ enum xvm_reason xvm_link_up(void)
 {
 	enum xvm_reason why;
 
+	/* Another thread is at it, or this one, in a signal handler: that says nothing. */
 	if (xvm_trylock(&lock) < 0)
-		return XVM_R_NO_DAEMON;
+		return XVM_R_NEW;
 	if (sock < 0 && !xvm_conf.sandboxed && xvm_now_ns() >= next_try)
 		up_locked();
 	why = sock >= 0 ? XVM_R_NONE : why_down;

@@ -31,7 +31,7 @@ struct xvm_peer {
 extern _Atomic(const struct xvm_shm_table *) xvm_link_table;
 
 /* Connect and say hello if that has not been done or failed more than a second ago. 0, or the
- * enum xvm_reason that stands against it. */
+ * enum xvm_reason that stands against it; XVM_R_NEW: it could not be tried now. */
 enum xvm_reason xvm_link_up(void);
 
 /* Has the daemon died since the table was last changed? Then a new one may be asked (xvm_link_up).
