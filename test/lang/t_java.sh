@@ -13,16 +13,33 @@ for how in blocking nio http; do
 	echoes "Java, $how" "$v" ring java -XX:+UseSerialGC -cp "$T/java" Echo $how
 done
 
+there()
+{
+	plain b ss -Htn state established 'sport = :8700' | wc -l
+}
+
+all_there()
+{
+	(($(there) >= 1000))
+}
+
 ulimit -n 4096
+# All of them are to have come to the ring.
+LOAD_SECONDS=20
 for mode in $LOAD_MODES; do
 	set_mode "$mode"
 	step "HttpServer with 1,000 clients"
+	load_before ${XVMD-}
 	bg_server http java -XX:+UseSerialGC -Dsun.net.httpserver.maxIdleConnections=2000 -cp "$T/java" Echo http serve "$B4" 8700
 	s=$PID
 	wait_port b 8700
+	load_before "$s"
 	load_http load "$B4" 8700 1000 post /
-	expect_ring "$LOAD" "$s"
+	wait_for 20 all_there || fail "$(there) clients at a time"
+	load_rings 1000 "$LOAD" "$s"
 	load_done
+	load_after 200 "$s"
 	stop "$s"
+	load_after 0 ${XVMD-}
 	nothing_broken
 done

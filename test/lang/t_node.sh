@@ -19,9 +19,11 @@ retired()
 for mode in $LOAD_MODES; do
 	set_mode "$mode"
 	step "a cluster whose workers are replaced under load"
+	load_before ${XVMD-}
 	bg_server cluster node "$SRC/test/lang/echo.js" httpcluster serve "$B4" 8700
 	s=$PID
 	wait_port b 8700
+	load_before "$s"
 	load_http load "$B4" 8700 20 post /
 	expect_ring "$LOAD" "$s"
 	compat "Node, http in a cluster" "${v#v}" "$s"
@@ -30,9 +32,12 @@ for mode in $LOAD_MODES; do
 		kill -HUP "$s"
 		n=$((n + 1))
 		wait_for 30 retired $((2 * n)) || fail "the old workers do not end: $(cat "$T/cluster.log")"
+		load_ring "$LOAD" "$s"
 	done
-	load_done
+	load_done $((n * 20))
 	echo "replaced $n times"
+	load_after 70 "$s"
 	stop "$s"
+	load_after 0 ${XVMD-}
 	nothing_broken
 done

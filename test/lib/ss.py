@@ -3,7 +3,7 @@
 """Judges the output of `xvm ss --json` or `xvm stats --json` on stdin.
 
 ss.py ring PID...  0 if a connection of each PID, or of one of its descendants, is on the ring and
-                 has moved bytes by it
+                 has moved bytes by it; ring:N demands N of each
 ss.py tcp PID    0 if PID (or descendants) has connections and all are on TCP, with a reason, and
                  no byte went by ring
 ss.py unseen PID...  0 if none of them has a connection
@@ -12,8 +12,8 @@ ss.py path PID   prints path and reason of each connection
 ss.py fds PID    prints the fds of PID's connections
 ss.py stat NAME  prints a counter
 
-ss.py --wait XVM SECONDS ring|tcp PID...  asks XVM itself until it is so. Exit status 3: one of them has ended
-                 before, or it did not come about in time.
+ss.py --wait XVM SECONDS ring[:N]|tcp PID... [while PID]  asks XVM itself until it is so. Exit status 3: one of
+                 them has ended before, or it did not come about in time.
 """
 
 import contextlib
@@ -83,8 +83,11 @@ def running(pid):
 def wait(xvm, seconds, what, *pids):
     end = time.monotonic() + float(seconds)
     why = "nothing yet"
+    needed = [p for p in pids if p != "while"]
+    if "while" in pids:
+        pids = pids[: pids.index("while")]
     while True:
-        alive = all(running(p) for p in pids)
+        alive = all(running(p) for p in needed)
         r = subprocess.run([xvm, "ss", "--json"], capture_output=True, text=True, timeout=20)
         try:
             if r.returncode:
@@ -142,11 +145,11 @@ def judge(what, args, data):
         if what == "path":
             for r in mine:
                 print(r["path"], r["reason"])
-        elif what == "ring":
+        elif what.startswith("ring"):
             on = [r for r in mine if "ring" in r["path"] and r["tx_ring"] + r["rx_ring"] > 0]
-            if not on:
+            if len(on) < int(what.partition(":")[2] or 1):
                 say(mine)
-                sys.exit(f"no connection of process {arg} on the ring, of {len(mine)}")
+                sys.exit(f"{len(on)} connections of process {arg} on the ring, of {len(mine)}")
             say(on)
         elif what == "unseen":
             if mine:

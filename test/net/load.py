@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An HTTP client that counts what it asks for and compares every byte of the answers.
 
-load.py ADDR PORT SECONDS CONNECTIONS get DIR   the files below DIR
-load.py ADDR PORT SECONDS CONNECTIONS post PATH  what is posted there comes back
+load.py ADDR PORT SECONDS CONNECTIONS get DIR [REQUESTS]   the files below DIR
+load.py ADDR PORT SECONDS CONNECTIONS post PATH [REQUESTS]  what is posted there comes back
 
-Connections are kept as long as the server likes. It may close one that is idle: a request that meets
+Connections are kept as long as the server likes, or closed after so many requests. It may close one that is idle: a request that meets
 this, on a connection that has answered before, and has no byte of an answer, is made again on
 another, as browsers do. All else is an error.
 """
@@ -25,8 +25,9 @@ class Closed(Exception):
 
 
 class Connection:
-    def __init__(self, addr, port):
+    def __init__(self, addr, port, life):
         self.where = addr, port
+        self.life = life
         self.writer = None
 
     async def ask(self, method, path, body):
@@ -61,7 +62,7 @@ class Connection:
         else:
             answer = await self.reader.readexactly(int(headers[b"content-length"]))
         self.answered += 1
-        if headers.get(b"connection") == b"close":
+        if headers.get(b"connection") == b"close" or self.answered == self.life:
             self.close()
         return answer
 
@@ -102,8 +103,8 @@ async def one(nr, end, what, counts):
 
 
 async def main():
-    addr, port, seconds, connections, how, where = sys.argv[1:]
-    what = [(addr, int(port)), how, where]
+    addr, port, seconds, connections, how, where, *life = sys.argv[1:]
+    what = [(addr, int(port), int(life[0]) if life else 0), how, where]
     if how == "get":
         names = [os.path.join(d, f) for d, _, files in os.walk(where) for f in files]
         files = {}

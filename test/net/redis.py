@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""redis.py ADDR PORT SECONDS: eight threads set, append, delete and get values of all sizes and compare."""
+"""redis.py ADDR PORT SECONDS: eight threads set, append, delete and get values of all sizes and compare.
+
+The server may be restarted if it keeps what it has: a client that has lost it connects again, compares all
+that it was told is stored, and goes on.
+"""
 
 import random
 import socket
@@ -9,13 +13,31 @@ import threading
 import time
 
 addr, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-counts, errors = [0] * 8, []
+counts, lost, errors = [0] * 8, [0] * 8, []
+GIVE_UP = 30
+
+
+class Lost(Exception):
+    """The server has ended the connection between two replies."""
 
 
 class Redis:
     def __init__(self):
-        self.sock = socket.create_connection((addr, port))
-        self.file = self.sock.makefile("rb")
+        """Until the server is there and has loaded its data."""
+        end = time.monotonic() + GIVE_UP
+        while True:
+            try:
+                self.sock = socket.create_connection((addr, port), timeout=GIVE_UP)
+                self.sock.settimeout(None)
+                self.file = self.sock.makefile("rb")
+                self.send(("PING",))
+                if self.reply() == b"PONG":
+                    return
+            except (OSError, Lost):
+                pass
+            if time.monotonic() > end:
+                raise TimeoutError("the server does not come back")
+            time.sleep(0.01)
 
     def send(self, *commands):
         out = bytearray()
@@ -27,7 +49,14 @@ class Redis:
         self.sock.sendall(out)
 
     def reply(self):
-        line = self.file.readline()
+        try:
+            line = self.file.readline()
+        except ConnectionResetError:
+            line = b""
+        if not line:
+            raise Lost
+        if line.startswith(b"-LOADING"):
+            return line
         assert line.endswith(b"\r\n"), f"end of file: {line}"
         if line[:1] == b"$" and line != b"$-1\r\n":
             value = self.file.read(int(line[1:]) + 2)
@@ -66,12 +95,34 @@ def client(nr):
             else:
                 commands.append(("GET", key))
                 expected.append(stored.get(key))
-        redis.send(*commands)
-        for c, e in zip(commands, expected):
-            got = redis.reply()
-            if got != e:
-                raise AssertionError(f"{c[:2]}: {len(got or b'')} bytes, other than expected")
-            counts[nr] += 1
+        done = 0
+        try:
+            redis.send(*commands)
+            for c, e in zip(commands, expected):
+                got = redis.reply()
+                if got != e:
+                    raise AssertionError(f"{c[:2]}: {len(got or b'')} bytes, other than expected")
+                done += 1
+                counts[nr] += 1
+        except (Lost, ConnectionResetError, BrokenPipeError):
+            # What has had no reply may be done or not.
+            lost[nr] += 1
+            redis = Redis()
+            unsure = {c[1] for c in commands[done:] if c[0] != "GET"}
+            for key in unsure:
+                stored.pop(key, None)
+                redis.send(("DEL", key))
+                redis.reply()
+            compare(redis, stored)
+    compare(redis, stored)
+
+
+def compare(redis, stored):
+    for key, value in stored.items():
+        redis.send(("GET", key))
+        got = redis.reply()
+        if got != value:
+            raise AssertionError(f"{key}: {len(got or b'')} bytes, other than stored")
 
 
 def run(nr):
@@ -88,4 +139,4 @@ for t in threads:
     t.join()
 if errors or min(counts) == 0:
     sys.exit("\n".join(errors) or f"a client got nothing: {counts}")
-print(f"{sum(counts)} replies compared")
+print(f"{sum(counts)} replies compared, {sum(lost)} connections lost")

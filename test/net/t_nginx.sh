@@ -99,6 +99,7 @@ sed -i -e "s|^daemon off|env LD_PRELOAD; env XVM_SOCKET|; s|root .*|root $T/www/
 for mode in $MODES; do
 	set_mode "$mode"
 	step "reloads and upgrades under load"
+	load_before ${XVMD-}
 	: >"$T/nginx.err"
 	server "$(command -v nginx)" -c "$T/nginx.conf"
 	wait_for 10 test -s "$T/nginx.pid" || fail "nginx does not start"
@@ -109,14 +110,17 @@ for mode in $MODES; do
 	while running "$LOAD"; do
 		reload
 		upgrade
-		((n > 0)) || expect_ring "$m"
+		# The workers of the new binary: those of the old one are gone.
+		load_ring "$LOAD" "$m"
 		n=$((n + 1))
 	done
-	load_done
+	# By a reload and by an upgrade each, or twice, where the next worker has yet to hear of it.
+	load_done $((n * 4 * 30))
 	echo "$n reloads, $n upgrades"
 	((n > 0)) || fail "no upgrade"
 	kill -QUIT "$m"
 	wait_for 10 _gone "$m" || fail "nginx does not end"
 	! grep -E 'exited on signal|\[(alert|crit|emerg)\]' "$T/nginx.err" || fail "nginx's log"
+	load_after 0 ${XVMD-}
 	nothing_broken
 done

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 300
-# PostgreSQL: pgbench, a big table copied out and in, and pgbouncer. A process for each connection.
+# PostgreSQL: pgbench, a big table copied out and in, and pgbouncer, with restarts. A process for each connection.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/load.sh"
 
@@ -64,6 +64,7 @@ for mode in $MODES; do
 	same "$T/one" "$T/two"
 	[[ $(wc -l <"$T/one") = 200000 ]] || fail "rows"
 	[[ $(psql_ -c 'select count(*) from big natural join again') = 200000 ]] || fail "the tables differ"
+	head -n 20000 "$T/one" >"$T/first"
 	postgres_end
 done
 
@@ -102,34 +103,75 @@ ignore_startup_parameters = extra_float_digits
 END
 for mode in $LOAD_MODES; do
 	set_mode "$mode"
-	step "pgbouncer, reloads under load, and a takeover"
+	step "pgbouncer: reloads and PostgreSQL's restarts under load, and a takeover"
+	load_before ${XVMD-}
 	postgres_
 	bouncer
 	wait_port host 6432
+	load_before "$b"
+	began=$(psql_ -c 'select count(*) from pgbench_history')
 	bg_client pgbench pgbench -h "$H4" -p 6432 -U postgres -n -c 8 -j 2 -T "$(load_seconds)" postgres
-	LOAD=$PID
-	bg_client selects pgbench -h "$H4" -p 6432 -U postgres -n -S -c 8 -j 2 -T "$(load_seconds)" postgres
 	c=$PID
-	expect_ring "$LOAD" "$b" "$s"
+	bg_client selects pgbench -h "$H4" -p 6432 -U postgres -n -S -c 8 -j 2 -T "$(load_seconds)" postgres
+	LOAD=$PID
+	rm -f "$T/ask"
+	mkfifo "$T/ask"
+	exec 8<>"$T/ask"
+	bg_client idle psql -X -q -h "$H4" -p 6432 -U postgres -At -f "$T/ask"
+	idle=$PID
+	expect_ring "$c" "$LOAD" "$b" "$s"
 	compat postgres "$(postgres --version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)" "$s"
 	compat pgbouncer "$(pgbouncer --version | sed -n 's/^PgBouncer //p')" "$b"
+	n=0
 	while running "$LOAD" && running "$c"; do
 		admin reload
+		kill -HUP "$s"
+		client psql -X -q -h "$H4" -p 6432 -U postgres -c '\copy (select * from big where i <= 20000 order by i) to '"'$T/part'"
+		same "$T/first" "$T/part"
+		# Its clients wait meanwhile, and none is told.
+		admin pause
+		postgres_end
+		postgres_
+		admin resume
+		n=$((n + 1))
+		load_ring "$LOAD" "$c" "$b" "$s"
 	done
-	for name in pgbench selects; do
+	for name in selects pgbench; do
 		finished "$LOAD"
 		LOAD=$c
 		grep 'number of failed transactions: 0 ' "$T/$name.log" >/dev/null || fail "$(cat "$T/$name.log")"
 		! grep -E 'aborted|error' "$T/$name.log" || fail "$(cat "$T/$name.log")"
 		grep '^tps' "$T/$name.log"
 	done
+	done=$(sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p' "$T/pgbench.log")
+	step "$n restarts, $done transactions"
+	[[ $(psql_ -c 'select count(*) from pgbench_history') = $((began + done)) ]] || fail "not each transaction was done once"
 	[[ $(sums | sort -u | wc -l) = 1 ]] || fail "the sums differ: $(sums)"
+	# Its connection is passed on.
+	for i in {1..30}; do
+		echo "select 'before ' || $i;" >&8
+	done
+	says idle 'before 30'
+	expect_ring "$idle" "$b"
 	old=$b
+	# Nor has it any to PostgreSQL then.
+	admin pause
+	admin resume
+	load_after 16 "$b"
 	bouncer -R
 	wait_for 30 _gone "$old" || fail "the old pgbouncer does not end: $(tail "$T/pg/pgbouncer.log")"
 	unset "BG[$old]"
+	for i in {1..30}; do
+		echo "select 'after ' || $i;" >&8
+	done
+	says idle 'after 30'
+	echo '\q' >&8
+	finished "$idle"
+	exec 8>&-
+	[[ $(cat "$T/idle.log") = "$(printf 'before %d\n' {1..30} && printf 'after %d\n' {1..30})" ]] || fail "$(cat "$T/idle.log")"
 	client pgbench -h "$H4" -p 6432 -U postgres -n -c 8 -t 20 postgres >"$T/after.log" 2>&1 || fail "$(cat "$T/after.log")"
 	stop "$b" INT
 	postgres_end
+	load_after 0 ${XVMD-}
 	nothing_broken
 done

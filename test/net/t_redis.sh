@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 300
-# redis: 50 clients, pipelines, large values both ways, forks (BGSAVE) and replicas that come and go.
+# redis: 50 clients, pipelines, large values both ways, forks (BGSAVE), replicas that come and go, and restarts.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/load.sh"
 
@@ -67,40 +67,81 @@ caught_up()
 	in_step && [[ $(cli b 6379 debug digest) = "$(cli a 6380 debug digest)" ]]
 }
 
-declare -A addr=([a]=$A4 [b]=$B4)
-for mode in $LOAD_MODES; do
-	set_mode "$mode"
-	step "saves and replicas under load"
+# master: with what is in its file, if there is one.
+master()
+{
 	bg_server redis redis-server --bind "$B4" --protected-mode no --save '' --appendonly no \
 		--dir "$T" --dbfilename "master-$mode.rdb" --enable-debug-command yes --repl-diskless-sync-delay 0
 	s=$PID
 	wait_port b 6379
+}
+
+replica()
+{
+	bg_client replica redis-server --bind "$A4" --port 6380 --protected-mode no --save '' --appendonly no \
+		--dir "$T" --dbfilename replica.rdb --enable-debug-command yes --replicaof "$B4" 6379
+	r=$PID
+	wait_port a 6380
+	wait_for 30 in_step || fail "the replica does not connect: $(tail -n 5 "$T/replica.log")"
+}
+
+save()
+{
+	cli b 6379 bgsave | grep -q started
+	wait_for 30 eval "cli b 6379 info persistence | grep -q rdb_bgsave_in_progress:0" || fail "no end of BGSAVE"
+	cli b 6379 info persistence | grep -q rdb_last_bgsave_status:ok
+}
+
+loaded()
+{
+	cli b 6379 ping | grep -qx PONG
+}
+
+declare -A addr=([a]=$A4 [b]=$B4)
+v=$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)
+for mode in $LOAD_MODES; do
+	set_mode "$mode"
+	step "saves, replicas and restarts under load"
+	load_before ${XVMD-}
+	master
 	bg_client load python3 "$SRC/test/net/redis.py" "$B4" 6379 "$(load_seconds)"
 	LOAD=$PID
 	expect_path "$LOAD" "$s"
-	compat redis-server "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$s"
+	compat redis-server "$v" "$s"
 	rounds=0
 	while :; do
-		bg_client replica redis-server --bind "$A4" --port 6380 --protected-mode no --save '' --appendonly no \
-			--dir "$T" --dbfilename replica.rdb --enable-debug-command yes --replicaof "$B4" 6379
-		r=$PID
-		wait_port a 6380
-		wait_for 30 in_step || fail "the replica does not connect: $(tail -n 5 "$T/replica.log")"
-		cli b 6379 bgsave | grep -q started
-		wait_for 30 eval "cli b 6379 info persistence | grep -q rdb_bgsave_in_progress:0" || fail "no end of BGSAVE"
-		cli b 6379 info persistence | grep -q rdb_last_bgsave_status:ok
-		if ((rounds == 0)); then
-			expect_ring "$r"
-			compat "redis-server, replica" "$(redis-server --version | grep -o 'v=[0-9.]*' | cut -c 3-)" "$r"
-		fi
+		replica
+		save
+		((rounds > 0)) || expect_ring "$r"
+		((rounds > 0)) || compat "redis-server, replica" "$v" "$r"
 		rounds=$((rounds + 1))
 		running "$LOAD" || break
+		load_ring "$LOAD" "$s" "$r"
+		# All that it has answered is in the file.
+		cli b 6379 shutdown save
+		finished "$s"
+		master
+		wait_for 30 loaded || fail "no redis any more: $(tail -n 5 "$T/redis.log")"
+		wait_for 30 in_step || fail "the replica does not connect again: $(tail -n 5 "$T/replica.log")"
+		load_ring "$LOAD" "$s" "$r"
 		stop "$r"
 	done
-	load_done
+	finished "$LOAD" 60
+	cat "$T/load.log"
+	lost=$(sed -n 's/.* \([0-9]*\) connections lost$/\1/p' "$T/load.log")
+	((lost <= 8 * (rounds - 1))) || fail "$lost connections were lost in $((rounds - 1)) restarts"
 	wait_for 30 caught_up || fail "the replica differs: $(cli b 6379 debug digest) $(cli a 6380 debug digest)"
-	echo "$rounds replicas, $(cli b 6379 dbsize) keys"
+	step "$rounds replicas, $(cli b 6379 dbsize) keys"
+	# What was saved by a fork, when all is quiet, is what a new one has.
+	save
+	digest=$(cli b 6379 debug digest)
+	stop "$s" KILL
+	master
+	wait_for 30 loaded || fail "no redis any more: $(tail -n 5 "$T/redis.log")"
+	[[ $(cli b 6379 debug digest) = "$digest" ]] || fail "the file has something else"
+	wait_for 30 caught_up || fail "the replica differs: $(cli b 6379 debug digest) $(cli a 6380 debug digest)"
 	stop "$r"
 	stop "$s"
+	load_after 0 ${XVMD-}
 	nothing_broken
 done
