@@ -2,6 +2,7 @@
 /* What sockets tell the epolls that they are registered in: each has a list of its records. */
 #include "shim/epset.h"
 
+#include "shim/announce.h"
 #include "shim/process.h"
 
 /* All sockets' lists of records. Held for a few instructions, none of which takes another lock. */
@@ -60,7 +61,7 @@ void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r)
 
 void xvm_epoll_changed(struct xvm_sock *s)
 {
-	xvm_wait_changed(s);
+	xvm_announce_changed(s);
 	/* What changed was stored before; pairs with the fence in xvm_epset_add(). */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!atomic_load_explicit(&s->regs, memory_order_relaxed))

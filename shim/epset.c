@@ -5,9 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shim/announce.h"
 #include "shim/pool.h"
 #include "shim/process.h"
-#include "shim/wait.h"
 #include "transport/sys.h"
 
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
@@ -179,7 +179,7 @@ void xvm_epoll_sharing(void)
 void xvm_epoll_forked(void)
 {
 	xvm_epset_forked_lists();
-	xvm_wait_forked();
+	xvm_announce_forked();
 	xvm_epset_each(only_own, NULL);
 	xvm_epset_each(forked, NULL);
 	xvm_epset_each(count_records, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the shim knows of an epoll instance: a record for each registration, found by descriptor
- * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
+ * (epoll_ctl) and by data (what the kernel reports). Shared by epoll*.c, ep*.c and wait.c.
  *
  * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
  * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epchange.c).
@@ -294,8 +294,5 @@ int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
 /* The kernel says that e is readable, as fd: is it? It may just have been told to look again. */
 bool xvm_inners_readable(struct xvm_epoll *e, int fd, uint32_t events);
-
-/* wait.c: those that sleep in poll or select with s look again. */
-void xvm_wait_changed(struct xvm_sock *s);
 
 #endif
