@@ -129,6 +129,7 @@ static void forked(struct xvm_epoll *e, void *arg)
 		e->broken = true;
 	atomic_store(&e->lock.word, 0);
 	atomic_store(&e->sleepers, 0);
+	atomic_store(&e->lookers, 0);
 	e->takers = 0;
 	atomic_store(&e->waker, NULL);
 	e->inherited = true;
