@@ -117,8 +117,16 @@ static int look(struct wait *w, bool kernel)
 	int n = 0;
 
 	e->call++;
-	if (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))
+	/* Where there is room for one, the kernel's had it last time. */
+	if (e->filled)
+		n = scan(w, 0);
+	e->filled = false;
+	if (n < 0)
+		return n;
+	if (n == 0 && (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))) {
 		n = look_kernel(w, e->hot_count ? (w->max + 1) / 2 : w->max);
+		e->filled = n == w->max;
+	}
 	n = scan(w, n);
 	if (n)
 		e->skipped++;

@@ -178,7 +178,7 @@ int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)
 	int bound = -1, b;
 	uint32_t bits;
 
-	for (uint32_t left = e->hot_count; left; left--, r = next) {
+	for (uint32_t left = r ? e->hot_count : 0; left; left--, r = next) {
 		uint32_t what = to_arm(r);
 		bool cool = !w || r->idle >= limit;
 
@@ -210,7 +210,7 @@ void xvm_epset_disarm_all(struct xvm_epoll *e)
 {
 	struct xvm_reg *r = e->hot;
 
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+	for (uint32_t left = r ? e->hot_count : 0; left; left--, r = r->next)
 		xvm_epset_disarm(r);
 }
 
@@ -220,9 +220,14 @@ static void take_pads(struct xvm_epoll *e)
 {
 	struct xvm_reg *r = e->hot;
 
-	for (uint32_t left = e->hot_count; left; left--, r = r->next)
+	for (uint32_t left = r ? e->hot_count : 0; left; left--, r = r->next)
 		if (on_ring(r->sock))
 			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
+	for (uint32_t i = 0; e->gone && i <= e->mask; i++)
+		for (r = e->by_data[i]; r; r = r->data_next)
+			if (r->gone && xvm_sock_on(r->sock))
+				xvm_sock_poll(r->sock, xvm_sock_fd(r->sock, r->fd), wanted(r),
+					      EPOLLIN);
 }
 
 int xvm_epset_prepare(struct xvm_epoll *e)

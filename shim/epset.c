@@ -233,6 +233,18 @@ void xvm_epset_unlink_fd(struct xvm_epoll *e, struct xvm_reg *r)
 		*p = r->fd_next;
 }
 
+void xvm_epset_revive(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	struct xvm_reg **b = fd_bucket(e, r->fd);
+
+	r->gone = false;
+	e->gone--;
+	e->managed--;
+	r->fd_next = *b;
+	*b = r;
+	xvm_epset_convert(e, r);
+}
+
 /* Chains stay short; if there is no memory they grow, and no harm is done. */
 static void grow(struct xvm_epoll *e)
 {
@@ -427,8 +439,9 @@ bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r)
 	}
 	xvm_epset_disarm(r);
 	xvm_epset_cool(e, r);
-	if (r->where != XVM_REG_KERNEL)
+	if (r->where != XVM_REG_KERNEL || r->gone)
 		e->managed--;
+	e->gone -= r->gone;
 	e->parked -= r->parked;
 	if (r->sock) {
 		xvm_epset_unpush(e, r);

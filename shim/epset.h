@@ -75,6 +75,7 @@ struct xvm_epoll {
 	_Atomic(struct xvm_reg *) late;	   /* records made by a signal handler, to be linked in */
 	_Atomic uint32_t rescan;	   /* changes whose records are not known */
 	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
+	_Atomic bool kicked;		   /* so is what wakes where there is none, and it did */
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
 	bool broken;	/* a fork came in the middle of a change: the records make no sense */
@@ -89,12 +90,14 @@ struct xvm_epoll {
 	uint32_t parked;
 	uint32_t takers; /* threads that may have events of the kernel which they have not judged */
 	bool ghosts;	 /* and what is parked no more may be among them */
-	uint32_t managed; /* hot and cold ones, parked ones too */
+	uint32_t managed; /* hot and cold ones, parked ones too, and those gone */
+	uint32_t gone;	  /* of them */
 	uint32_t hot_count;
 	struct xvm_reg *hot; /* a ring; scans start here */
 	struct xvm_reg *nested;
 
 	uint64_t call;
+	bool filled;	  /* the last wait's events were all the kernel's */
 	uint32_t skipped; /* waits in a row that did not ask the kernel */
 	uint32_t vain;	  /* looks in a row in which the kernel had nothing */
 
@@ -162,7 +165,8 @@ void xvm_epset_settle(struct xvm_epoll *e);
 
 /* fd is closed but another descriptor of the open file is left: the kernel keeps the registration
  * and nobody can reach it. It goes back to the kernel, and the socket to TCP. */
-bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_revive(struct xvm_epoll *e, struct xvm_reg *r);
 
 /*
  * EPOLL_CTL_DEL, and ADD again, without the kernel: event loops do that with each request. What is
@@ -213,8 +217,10 @@ static inline void xvm_epset_see_to(struct xvm_epoll *e)
 		xvm_epset_wake(e);
 }
 
-/* A record of s in e, for fd or (-1) for any; or one that is armed. */
+/* A record of s in e, for fd or (-1) for any, also one that is gone; one that is gone; or one that
+ * is armed. */
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+struct xvm_reg *xvm_epset_gone_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 struct xvm_reg *xvm_epset_armed_of(struct xvm_epoll *e, struct xvm_sock *s);
 /* What other records of its socket in its epoll are armed for, by the same name. */
 uint32_t xvm_epset_twin_armed(const struct xvm_reg *r);

@@ -24,5 +24,6 @@ void scene_bounds(void);
 void scene_around(void);
 void scene_twins(void);
 void scene_amid(void);
+void scene_mix(void);
 
 #endif
