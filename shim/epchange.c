@@ -2,6 +2,7 @@
 /* What sockets tell the epolls that they are registered in: each has a list of its records. */
 #include "shim/epset.h"
 
+#include "shim/announce.h"
 #include "shim/process.h"
 
 /* All sockets' lists of records. Held for a few instructions, none of which takes another lock. */
@@ -60,7 +61,7 @@ void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r)
 
 void xvm_epoll_changed(struct xvm_sock *s)
 {
-	xvm_wait_changed(s);
+	xvm_announce_changed(s);
 	/* What changed was stored before; pairs with the fence in xvm_epset_add(). */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!atomic_load_explicit(&s->regs, memory_order_relaxed))
@@ -130,7 +131,7 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
 	if (xvm_lock(&lists) < 0)
 		return false;
 	for (r = atomic_load(&s->regs); r; r = r->sock_next)
-		if (r->ep == e && r->fd == fd)
+		if (r->ep == e && r->fd == fd && !r->gone)
 			break;
 	if (r) {
 		r->todo = todo;
@@ -151,7 +152,20 @@ struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd
 	if (xvm_lock(&lists) < 0)
 		return NULL;
 	for (r = atomic_load(&s->regs); r; r = r->sock_next)
-		if (r->ep == e && (fd < 0 || r->fd == fd))
+		if (r->ep == e && (fd < 0 || (r->fd == fd && !r->gone)))
+			break;
+	unlock_lists();
+	return r;
+}
+
+struct xvm_reg *xvm_epset_gone_of(struct xvm_epoll *e, struct xvm_sock *s, int fd)
+{
+	struct xvm_reg *r;
+
+	if (xvm_lock(&lists) < 0)
+		return NULL;
+	for (r = atomic_load(&s->regs); r; r = r->sock_next)
+		if (r->ep == e && r->fd == fd && r->gone)
 			break;
 	unlock_lists();
 	return r;
@@ -208,7 +222,7 @@ struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
 	if (!atomic_load(&s->regs) || xvm_lock(&lists) < 0)
 		return NULL;
 	for (struct xvm_reg *r = atomic_load(&s->regs); r && !e; r = r->sock_next) {
-		if (fd >= 0 && r->fd != fd)
+		if (fd >= 0 && (r->fd != fd || r->gone))
 			continue;
 		/* Else it will drop the record itself. */
 		if (xvm_epset_hold(r->ep))

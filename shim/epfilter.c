@@ -10,7 +10,8 @@
 /* What the kernel has for r itself. */
 static uint32_t asked(const struct xvm_reg *r, uint32_t events)
 {
-	struct pollfd p = {.fd = r->fd, .events = (short)events};
+	int fd = r->gone ? xvm_sock_fd(r->sock, r->fd) : r->fd; /* any of the open file's will do */
+	struct pollfd p = {.fd = fd, .events = (short)events};
 
 	return xvm_quiet_poll(&p, 1, 0) > 0 ? (uint16_t)p.revents & ~(uint32_t)POLLNVAL : 0;
 }
@@ -27,9 +28,16 @@ static uint32_t of_kernel(struct xvm_epoll *e, struct xvm_reg *r, uint32_t event
 			xvm_epset_control(e, EPOLL_CTL_MOD, r->fd, r->events, r->data);
 		return 0;
 	}
-	/* To ask is no use for a descriptor that is closed, nor for one that the kernel has
-	 * disarmed if the event is its. */
-	return mixed && !r->gone && !once ? asked(r, r->events) : events;
+	/* What is left of its socket's time on the ring are pads. */
+	if (r->gone && !once && xvm_sock_on(r->sock)) {
+		uint32_t kernel = mixed ? asked(r, r->events) : events;
+
+		return kernel ? xvm_sock_poll(r->sock, xvm_sock_fd(r->sock, r->fd),
+					      r->events & ~XVM_EP_FLAGS, kernel)
+			      : 0;
+	}
+	/* To ask is no use for one that the kernel has disarmed, if the event is its. */
+	return mixed && !once ? asked(r, r->events) : events;
 }
 
 /*
@@ -38,7 +46,7 @@ static uint32_t of_kernel(struct xvm_epoll *e, struct xvm_reg *r, uint32_t event
  */
 static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev, bool *rung)
 {
-	bool ours = false, mixed = e->ghosts, inner = false;
+	bool ours = false, mixed = e->ghosts, odd = false;
 	struct xvm_reg *r, *next;
 	uint32_t bits = e->opaque ? ev->events : 0, kernel;
 	struct xvm_file *f;
@@ -55,14 +63,14 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev, boo
 				xvm_epset_drop(e, r);
 				continue;
 			}
-			inner |= r->inner != NULL;
+			odd |= r->inner || r->gone;
 		} else {
 			ours = true;
 		}
 		n++;
 	}
 	mixed |= n > 1;
-	if (!n || (!ours && !inner && !mixed))
+	if (!n || (!ours && !odd && !mixed))
 		return ev->events;
 	*rung |= ours; /* a pad, perhaps: it was for all who sleep here */
 	for (r = xvm_epset_first(e, ev->data.u64); r; r = next) {
@@ -73,9 +81,9 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev, boo
 			bits |= of_kernel(e, r, ev->events, mixed);
 			continue;
 		}
+		/* Also if it has nothing for it now: it may have been its pad, taken since. */
 		kernel = mixed && !r->parked ? asked(r, r->kmask) : ev->events;
-		if (kernel)
-			bits |= xvm_epset_feed(e, r, kernel);
+		bits |= xvm_epset_feed(e, r, kernel);
 	}
 	return bits;
 }

@@ -204,6 +204,23 @@ out_put:
 	return err;
 }
 
+/*
+ * A descriptor that was closed, with another of its open file left, and is one of that file again,
+ * by the same number: to the kernel it is what was registered.
+ */
+static void revive(struct xvm_epoll *e, int fd)
+{
+	struct xvm_sock *s = xvm_sock_get(fd);
+	struct xvm_reg *r;
+
+	if (!s)
+		return;
+	r = atomic_load(&s->regs) && !xvm_epset_find(e, fd) ? xvm_epset_gone_of(e, s, fd) : NULL;
+	if (r)
+		xvm_epset_revive(e, r);
+	xvm_sock_put(s);
+}
+
 static long ctl(struct xvm_epoll *e, int epfd, int op, int fd, const struct epoll_event *ev)
 {
 	long err;
@@ -211,6 +228,8 @@ static long ctl(struct xvm_epoll *e, int epfd, int op, int fd, const struct epol
 	if (xvm_lock(&e->lock) < 0)
 		return ctl_deferred(e, epfd, op, fd, ev);
 	xvm_epset_settle(e);
+	if (!e->broken)
+		revive(e, fd);
 	if (e->broken)
 		err = control(epfd, op, fd, ev ? ev->events : 0, ev ? ev->data.u64 : 0);
 	else if (op == EPOLL_CTL_ADD)
@@ -332,7 +351,9 @@ void xvm_epoll_closing(struct xvm_sock *s, int fd)
 			}
 			if (outlives && !r->gone)
 				xvm_epset_control(e, EPOLL_CTL_DEL, r->fd, 0, 0);
-			if (!(last ? xvm_epset_drop(e, r) : xvm_epset_abandon(e, r)))
+			if (!last)
+				xvm_epset_abandon(e, r);
+			else if (!xvm_epset_drop(e, r))
 				break;
 		}
 		xvm_unlock(&e->lock);

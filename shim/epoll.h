@@ -11,11 +11,6 @@
  * direction's is taken, and does no more than mark and ring. */
 void xvm_epoll_changed(struct xvm_sock *s);
 
-/* A thread outside any poll sleeps by w for s (NULL: not any more): xvm_epoll_changed() rings it.
- */
-struct xvm_waker;
-void xvm_wait_announce(struct xvm_waker *w, struct xvm_sock *s);
-
 /* fd leaves this process's table (close, dup2 over it, ...); s is what it was. Called before the
  * kernel's close. */
 void xvm_epoll_closing(struct xvm_sock *s, int fd);

@@ -117,12 +117,21 @@ static int scan(struct wait *w, int n, bool both)
 static int look(struct wait *w, bool kernel)
 {
 	struct xvm_epoll *e = w->e;
+	bool both;
 	int n = 0;
 
-	e->call++;
-	if (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))
+	both = ++e->call % WARM_EACH == 0;
+	/* Where there is room for one, the kernel's had it last time. */
+	if (e->filled)
+		n = scan(w, 0, both);
+	e->filled = false;
+	if (n < 0)
+		return n;
+	if (n == 0 && (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))) {
 		n = look_kernel(w, e->hot.n ? (w->max + 1) / 2 : w->max);
-	n = scan(w, n, e->call % WARM_EACH == 0);
+		e->filled = n == w->max;
+	}
+	n = scan(w, n, both);
 	if (n)
 		e->skipped++;
 	return n;

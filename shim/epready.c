@@ -229,6 +229,11 @@ static void take_pads(struct xvm_epoll *e)
 	while ((r = xvm_walk_next(&k)))
 		if (on_ring(r->sock))
 			xvm_sock_poll(r->sock, r->fd, wanted(r), EPOLLIN);
+	for (uint32_t i = 0; e->gone && i <= e->mask; i++)
+		for (r = e->by_data[i]; r; r = r->data_next)
+			if (r->gone && xvm_sock_on(r->sock))
+				xvm_sock_poll(r->sock, xvm_sock_fd(r->sock, r->fd), wanted(r),
+					      EPOLLIN);
 }
 
 int xvm_epset_prepare(struct xvm_epoll *e)

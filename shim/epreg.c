@@ -293,24 +293,17 @@ void xvm_epset_expose(struct xvm_epoll *e)
 		}
 }
 
-bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r)
+void xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r)
 {
-	struct xvm_sock *s = r->sock;
-
-	if (!xvm_epset_unlink_sock(r))
-		return xvm_epset_drop(e, r);
-	xvm_epset_unpush(e, r);
 	xvm_epset_disarm(r);
 	xvm_epset_cool(e, r);
-	if (r->where != XVM_REG_KERNEL)
-		e->managed--;
+	if (r->where == XVM_REG_KERNEL)
+		e->managed++;
 	r->where = XVM_REG_KERNEL;
 	if (!e->inherited && !r->spent)
 		xvm_epset_remask(e, r, false);
 	xvm_epset_unlink_fd(e, r);
-	r->gone = true;
-	r->sock = NULL;
-	xvm_sock_never(s, XVM_R_UNSUPPORTED);
-	xvm_sock_put(s);
-	return true;
+	e->gone++;
+	r->gone = true; /* until the last descriptor is closed: xvm_epoll_closing() */
+	xvm_sock_never(r->sock, XVM_R_UNSUPPORTED);
 }

@@ -5,9 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shim/announce.h"
 #include "shim/pool.h"
 #include "shim/process.h"
-#include "shim/wait.h"
 #include "transport/sys.h"
 
 static struct xvm_pool epolls = XVM_POOL(struct xvm_epoll, file.next, 16384);
@@ -129,6 +129,7 @@ static void forked(struct xvm_epoll *e, void *arg)
 		e->broken = true;
 	atomic_store(&e->lock.word, 0);
 	atomic_store(&e->sleepers, 0);
+	atomic_store(&e->lookers, 0);
 	e->takers = 0;
 	atomic_store(&e->waker, NULL);
 	e->inherited = true;
@@ -179,7 +180,7 @@ void xvm_epoll_sharing(void)
 void xvm_epoll_forked(void)
 {
 	xvm_epset_forked_lists();
-	xvm_wait_forked();
+	xvm_announce_forked();
 	xvm_epset_each(only_own, NULL);
 	xvm_epset_each(forked, NULL);
 	xvm_epset_each(count_records, NULL);
@@ -230,6 +231,18 @@ void xvm_epset_unlink_fd(struct xvm_epoll *e, struct xvm_reg *r)
 		p = &(*p)->fd_next;
 	if (*p)
 		*p = r->fd_next;
+}
+
+void xvm_epset_revive(struct xvm_epoll *e, struct xvm_reg *r)
+{
+	struct xvm_reg **b = fd_bucket(e, r->fd);
+
+	r->gone = false;
+	e->gone--;
+	e->managed--;
+	r->fd_next = *b;
+	*b = r;
+	xvm_epset_convert(e, r);
 }
 
 /* Chains stay short; if there is no memory they grow, and no harm is done. */
@@ -426,8 +439,9 @@ bool xvm_epset_drop(struct xvm_epoll *e, struct xvm_reg *r)
 	}
 	xvm_epset_disarm(r);
 	xvm_epset_cool(e, r);
-	if (r->where != XVM_REG_KERNEL)
+	if (r->where != XVM_REG_KERNEL || r->gone)
 		e->managed--;
+	e->gone -= r->gone;
 	e->parked -= r->parked;
 	if (r->sock) {
 		xvm_epset_unpush(e, r);

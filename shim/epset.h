@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the shim knows of an epoll instance: a record for each registration, found by descriptor
- * (epoll_ctl) and by data (what the kernel reports). Shared by epoll.c, epoll_wait.c and wait.c.
+ * (epoll_ctl) and by data (what the kernel reports). Shared by epoll*.c, ep*.c and wait.c.
  *
  * Locks, in the order in which they may nest: an epoll's lock, of an outer epoll before its inner
  * ones; a direction's lock (rx.c, tx.c); the lock of all sockets' lists of records (epchange.c).
@@ -81,6 +81,7 @@ struct xvm_epoll {
 	_Atomic(struct xvm_reg *) late;	   /* records made by a signal handler, to be linked in */
 	_Atomic uint32_t rescan;	   /* changes whose records are not known */
 	_Atomic(struct xvm_waker *) waker; /* registered in the kernel's epoll with data = this */
+	_Atomic bool kicked;		   /* so is what wakes where there is none, and it did */
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
 	bool broken;	/* a fork came in the middle of a change: the records make no sense */
@@ -95,13 +96,15 @@ struct xvm_epoll {
 	uint32_t parked;
 	uint32_t takers; /* threads that may have events of the kernel which they have not judged */
 	bool ghosts;	 /* and what is parked no more may be among them */
-	uint32_t managed; /* hot and cold ones, parked ones too */
+	uint32_t managed; /* hot and cold ones, parked ones too, and those gone */
+	uint32_t gone;	  /* of them */
 	/* Those that are hot. A wait that finds something in the first looks at the others now and
 	 * then; none sleeps or answers that there is nothing without having looked at both. */
 	struct xvm_ring hot, warm;
 	struct xvm_reg *nested;
 
 	uint64_t call;
+	bool filled;	  /* the last wait's events were all the kernel's */
 	uint32_t skipped; /* waits in a row that did not ask the kernel */
 	uint32_t vain;	  /* looks in a row in which the kernel had nothing */
 
@@ -183,7 +186,8 @@ void xvm_epset_settle(struct xvm_epoll *e);
 
 /* fd is closed but another descriptor of the open file is left: the kernel keeps the registration
  * and nobody can reach it. It goes back to the kernel, and the socket to TCP. */
-bool xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_abandon(struct xvm_epoll *e, struct xvm_reg *r);
+void xvm_epset_revive(struct xvm_epoll *e, struct xvm_reg *r);
 
 /*
  * EPOLL_CTL_DEL, and ADD again, without the kernel: event loops do that with each request. What is
@@ -234,8 +238,10 @@ static inline void xvm_epset_see_to(struct xvm_epoll *e)
 		xvm_epset_wake(e);
 }
 
-/* A record of s in e, for fd or (-1) for any; or one that is armed. */
+/* A record of s in e, for fd or (-1) for any, also one that is gone; one that is gone; or one that
+ * is armed. */
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
+struct xvm_reg *xvm_epset_gone_of(struct xvm_epoll *e, struct xvm_sock *s, int fd);
 struct xvm_reg *xvm_epset_armed_of(struct xvm_epoll *e, struct xvm_sock *s);
 /* What other records of its socket in its epoll are armed for, by the same name. */
 uint32_t xvm_epset_twin_armed(const struct xvm_reg *r);
@@ -315,8 +321,5 @@ int xvm_inners_prepare(struct xvm_inners *in);
 void xvm_inners_end(struct xvm_inners *in);
 /* The kernel says that e is readable, as fd: is it? It may just have been told to look again. */
 bool xvm_inners_readable(struct xvm_epoll *e, int fd, uint32_t events);
-
-/* wait.c: those that sleep in poll or select with s look again. */
-void xvm_wait_changed(struct xvm_sock *s);
 
 #endif

@@ -35,6 +35,7 @@ static void kick(struct xvm_epoll *e)
 	}
 	if (xvm_epset_control(e, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLET, xvm_epset_own(e)) == -ENOENT)
 		xvm_epset_control(e, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, xvm_epset_own(e));
+	atomic_store(&e->kicked, true);
 }
 
 void xvm_epset_wake(struct xvm_epoll *e)
@@ -56,7 +57,8 @@ void xvm_epset_unwake(struct xvm_epoll *e)
 		return; /* the parent's wake-ups come that way too */
 	if (w)
 		xvm_waker_drain(w);
-	else if (fd >= 0)
+	/* Also from before it had a waker. */
+	if (fd >= 0 && atomic_exchange(&e->kicked, false))
 		xvm_epset_control(e, EPOLL_CTL_MOD, fd, 0, xvm_epset_own(e));
 }
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "shim/announce.h"
 #include "shim/epoll.h"
 #include "shim/link.h"
 #include "shim/restart.h"
@@ -299,7 +300,7 @@ static void cancelled(void *arg)
 	atomic_fetch_sub(&n->s->asleep, 1);
 	if (n->w) {
 		if (n->what == EPOLLOUT)
-			xvm_wait_announce(n->w, NULL);
+			xvm_announce_one(n->w, NULL);
 		xvm_waker_drain(n->w);
 		xvm_waker_put(n->w);
 	}
@@ -387,7 +388,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
 	/* Our own shutdown ends a wait for room, and the kernel does not tell of it. */
 	if (w && what == EPOLLOUT)
-		xvm_wait_announce(w, s);
+		xvm_announce_one(w, s);
 	if (xvm_sock_peek(s, what)) {
 		r = 0;
 		goto out;
@@ -433,7 +434,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	}
 out:
 	if (w && what == EPOLLOUT)
-		xvm_wait_announce(w, NULL);
+		xvm_announce_one(w, NULL);
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
 	fd = *fdp = xvm_sock_fd(s, fd);
 	atomic_fetch_sub(&s->asleep, 1);

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include "shim/announce.h"
 #include "shim/epset.h"
 #include "shim/fault.h"
 #include "shim/link.h"
@@ -56,57 +57,6 @@ struct pset {
 
 static _Thread_local unsigned skipped __attribute__((tls_model("initial-exec")));
 
-/*
- * By waker: the sockets that a sleeping thread waits for, 64 classes of them. What changes by a
- * call of our own process (a direction leaves the ring) no peer rings for.
- */
-static _Atomic uint64_t sleeping[XVM_WAKERS_MAX];
-static struct xvm_waker *_Atomic sleeper[XVM_WAKERS_MAX];
-static _Atomic uint64_t any_sleeping; /* bit i: sleeping[i] may be set */
-
-static uint64_t class_of(const struct xvm_sock *s)
-{
-	return 1ull << (((uint64_t)(uintptr_t)s * 0x9e3779b97f4a7c15ull) >> 58);
-}
-
-void xvm_wait_changed(struct xvm_sock *s)
-{
-	uint64_t c = class_of(s), m;
-
-	/* What changed is out before we look who sleeps; pairs with announce(). */
-	atomic_thread_fence(memory_order_seq_cst);
-	for (m = atomic_load_explicit(&any_sleeping, memory_order_relaxed); m; m &= m - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(m);
-
-		if (atomic_load_explicit(&sleeping[i], memory_order_acquire) & c)
-			xvm_waker_ring(atomic_load(&sleeper[i]));
-	}
-}
-
-void xvm_wait_forked(void)
-{
-	atomic_store(&any_sleeping, 0);
-	for (unsigned i = 0; i < XVM_WAKERS_MAX; i++)
-		atomic_store(&sleeping[i], 0);
-}
-
-static void announce_classes(struct xvm_waker *w, uint64_t classes)
-{
-	if (classes)
-		atomic_store(&sleeper[w->index], w);
-	atomic_store(&sleeping[w->index], classes);
-	if (classes)
-		atomic_fetch_or(&any_sleeping, 1ull << w->index);
-	else
-		atomic_fetch_and(&any_sleeping, ~(1ull << w->index));
-	atomic_thread_fence(memory_order_seq_cst);
-}
-
-void xvm_wait_announce(struct xvm_waker *w, struct xvm_sock *s)
-{
-	announce_classes(w, s ? class_of(s) : 0);
-}
-
 static void announce(struct pset *p, bool on)
 {
 	uint64_t classes = 0;
@@ -115,8 +65,8 @@ static void announce(struct pset *p, bool on)
 		return;
 	for (unsigned i = 0; on && i < p->nslots; i++)
 		if (p->slots[i].on)
-			classes |= class_of(p->slots[i].s);
-	announce_classes(p->w, classes);
+			classes |= xvm_announce_class(p->slots[i].s);
+	xvm_announce(p->w, classes);
 }
 
 /* ---- the set ------------------------------------------------------------ */

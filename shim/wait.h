@@ -18,7 +18,4 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 /* False for what the kernel would refuse. NULL: no end. */
 bool xvm_wait_ns(const struct timespec *ts, int64_t *ns);
 
-/* In the child of a fork: the parent's threads do not sleep here. */
-void xvm_wait_forked(void);
-
 #endif

@@ -26,6 +26,7 @@ int main(int argc, char **argv)
 		{"around", scene_around},
 		{"twins", scene_twins},
 		{"amid", scene_amid},
+		{"mix", scene_mix},
 		{NULL, NULL},
 	};
 

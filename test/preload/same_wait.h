@@ -25,5 +25,6 @@ void scene_quiet(void);
 void scene_around(void);
 void scene_twins(void);
 void scene_amid(void);
+void scene_mix(void);
 
 #endif

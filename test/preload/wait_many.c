@@ -340,10 +340,74 @@ static void two_descriptors(void)
 	close(done[1]);
 }
 
+/* What is left of a descriptor that was closed before another of its socket goes with that: its
+ * data may be used again. */
+static void data_of_the_closed(void)
+{
+	int a, b, copy, ep = epoll_create1(0);
+
+	pair(&a, &b);
+	copy = dup(a);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 5));
+	close(a);
+	/* By the same number it is what was registered. */
+	a = dup(copy);
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 5));
+	DO(ctl(ep, EPOLL_CTL_MOD, a, EPOLLIN, 5));
+	put(b, "x");
+	do_epoll("by the same number", ep, 8, 5000);
+	drain(a);
+	close(a);
+	close(copy);
+	close(b);
+	for (int i = 0; i < 10; i++) {
+		pair(&a, &b);
+		DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 5));
+		do_epoll("another's data", ep, 8, 5);
+		put(b, "x");
+		do_epoll("its own", ep, 8, 5000);
+		close(a);
+		close(b);
+	}
+	close(ep);
+}
+
+/* With room for one event, of a pipe or of a socket: neither starves. */
+static void one_at_a_time(void)
+{
+	int a, b, pp[2], ep = epoll_create1(0), seen = 0;
+	struct epoll_event ev;
+
+	pair(&a, &b);
+	if (pipe(pp) < 0 || write(pp[1], "x", 1) != 1)
+		die("pipe");
+	DO(ctl(ep, EPOLL_CTL_ADD, pp[0], EPOLLIN, 1));
+	DO(ctl(ep, EPOLL_CTL_ADD, a, EPOLLIN, 2));
+	/* The pipe has been the only one for a while. */
+	for (int i = 0; i < 10; i++)
+		DO(epoll_wait(ep, &ev, 1, 1000));
+	for (int k = 0; k < 3; k++) {
+		put(b, "x");
+		for (int i = 0; i < 40; i++)
+			if (epoll_wait(ep, &ev, 1, 1000) == 1)
+				seen |= (int)ev.data.u64;
+		DO(seen);
+		drain(a);
+		seen = 0;
+	}
+	close(a);
+	close(b);
+	close(pp[0]);
+	close(pp[1]);
+	close(ep);
+}
+
 void scene_twins(void)
 {
 	same_data();
 	two_descriptors();
+	data_of_the_closed();
+	one_at_a_time();
 }
 
 /* ---- amid a call on the same epoll ---------------------------------------- */

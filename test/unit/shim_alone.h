@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "shim/announce.h"
 #include "shim/epoll.h"
 #include "shim/fault.h"
 #include "shim/link.h"
@@ -25,7 +26,7 @@ _Atomic uint32_t xvm_link_count;
 void xvm_epoll_changed(struct xvm_sock *s)
 {
 }
-void xvm_wait_announce(struct xvm_waker *w, struct xvm_sock *s)
+void xvm_announce_one(struct xvm_waker *w, struct xvm_sock *s)
 {
 }
 void xvm_epoll_tracked(struct xvm_sock *sock, int f)
