@@ -92,7 +92,7 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 
 /* ---- forks --------------------------------------------------------------- */
 
-static void before_fork(void)
+void xvm_forking(void)
 {
 	xvm_epoll_sharing();
 	xvm_holders_forking();
@@ -110,18 +110,24 @@ static void in_child(void)
 	xvm_epoll_forked();
 }
 
+long xvm_forked(long pid)
+{
+	int e = errno;
+
+	if (pid == 0)
+		in_child();
+	else if (pid < 0)
+		xvm_holders_fork_failed();
+	errno = e;
+	return pid;
+}
+
 /* The handlers do the work, whoever forks; only here is it known that a fork has failed. */
 XVM_WRAP pid_t fork(void)
 {
 	pid_t pid = REAL(fork)();
 
-	if (pid < 0 && xvm_fdtab) {
-		int e = errno;
-
-		xvm_holders_fork_failed();
-		errno = e;
-	}
-	return pid;
+	return pid < 0 && xvm_fdtab ? (pid_t)xvm_forked(pid) : pid;
 }
 
 /*
@@ -130,6 +136,7 @@ XVM_WRAP pid_t fork(void)
  */
 extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *)
 	__attribute__((weak));
+extern int __cxa_at_quick_exit(void (*)(void *), void *) __attribute__((weak));
 extern void *__dso_handle __attribute__((visibility("hidden")));
 
 /* A vfork's child is noticed by its pid, and a sandbox may forbid to ask. vfork.S. */
@@ -271,6 +278,8 @@ bool xvm_has_uring(void)
 	return xvm_conf.io_uring;
 }
 
+static void quick_last_words(void *unused);
+
 bool xvm_init(void)
 {
 	const char *path;
@@ -300,13 +309,15 @@ bool xvm_init(void)
 		xvm_conf.disabled = true;
 	}
 	if (!xvm_conf.disabled && (!__register_atfork || xvm_fdtab_init() < 0 ||
-				   __register_atfork(before_fork, NULL, in_child, __dso_handle))) {
+				   __register_atfork(xvm_forking, NULL, in_child, __dso_handle))) {
 		xvm_log(1, "not used: no memory\n");
 		xvm_conf.disabled = true;
 	}
 	atomic_store(&started, 2);
 	if (xvm_conf.disabled)
 		return false;
+	if (__cxa_at_quick_exit)
+		__cxa_at_quick_exit(quick_last_words, __dso_handle);
 	xvm_pid();
 	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
 	for (int fd = 0; fd < INHERITED; fd++)
@@ -521,6 +532,12 @@ static void last_words(void)
 {
 	if (xvm_arena && !xvm_in_vfork())
 		xvm_ending_exit();
+}
+
+/* quick_exit() ends in libc, where no wrapper of _exit() sees it. */
+static void quick_last_words(void *unused)
+{
+	last_words();
 }
 
 XVM_WRAP void _exit(int status)

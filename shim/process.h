@@ -25,6 +25,10 @@ bool xvm_init(void);
 bool xvm_in_vfork(void);
 int xvm_pid(void); /* of the process whose memory this is */
 
+/* Around a fork that libc's handlers do not hear of; pid: what it returned. */
+void xvm_forking(void);
+long xvm_forked(long pid);
+
 /* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */
 bool xvm_is_tcp(int fd);
 uint64_t xvm_cookie(int fd); /* SO_COOKIE, or 0 */
