@@ -167,13 +167,15 @@ static int scan(struct wait *w, int n)
 static int look(struct wait *w, bool kernel)
 {
 	struct xvm_epoll *e = w->e;
-	int n = 0;
+	int n = 0, known;
 
 	e->call++;
 	if (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))
 		n = look_kernel(w, e->hot_count ? (w->max + 1) / 2 : w->max);
+	known = n;
 	n = scan(w, n);
-	if (n)
+	/* Where there is room for one only, it is the rings' turn after the kernel's. */
+	if (n > known || (n && n < w->max))
 		e->skipped++;
 	return n;
 }
