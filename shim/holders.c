@@ -8,6 +8,7 @@
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/sock_priv.h"
+#include "shim/stream.h"
 #include "transport/lock.h"
 #include "transport/sys.h"
 
@@ -101,8 +102,12 @@ void xvm_holders_exec(int fd)
 		/* Still a holder if it stays open: then nobody offers it meanwhile. */
 		if (fl >= 0 && (fl & FD_CLOEXEC))
 			xvm_fdtab_clear(fd);
-	} else if ((fl < 0 || (fl & FD_CLOEXEC)) && xvm_holders_other(s->ep, false)) {
-		let_go(s->ep);
+	} else if (fl < 0 || (fl & FD_CLOEXEC)) {
+		/* A pad that lies unread would make exec's close a reset. */
+		if (xvm_holders_other(s->ep, false))
+			let_go(s->ep);
+		else
+			xvm_pads_tidy(s, fd);
 	}
 	xvm_sock_put(s);
 }

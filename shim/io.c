@@ -14,6 +14,8 @@
 #include "shim/real.h"
 #include "shim/stream.h"
 
+#define CMSG_COMPAT (1 << 31) /* the kernel's own; of interest where there is a message */
+
 /* Linux moves at most this many bytes in one call. */
 #define RW_MAX (INT_MAX & ~4095)
 
@@ -166,7 +168,8 @@ static ssize_t move1(struct xvm_sock *s, int fd, bool rx, const void *buf, size_
 {
 	struct xvm_sock *held __attribute__((cleanup(put))) = s;
 	struct iovec iov = {.iov_base = (void *)buf, .iov_len = n < RW_MAX ? n : RW_MAX};
-	struct xvm_io io = {.iov = &iov, .iovcnt = 1, .flags = flags, .left = iov.iov_len};
+	struct xvm_io io = {
+		.iov = &iov, .iovcnt = 1, .flags = flags & ~CMSG_COMPAT, .left = iov.iov_len};
 
 	if (xvm_user_wild((uintptr_t)buf, (uintptr_t)buf + iov.iov_len))
 		return xvm_result(-EFAULT);
@@ -206,6 +209,8 @@ static ssize_t movev(struct xvm_sock *s, int fd, bool rx, const struct iovec *io
 static ssize_t movemsg(struct xvm_sock *s, int fd, bool rx, const struct msghdr *msg,
 		       struct msghdr *mh, int flags)
 {
+	if (flags & CMSG_COMPAT)
+		return refuse(s, -EINVAL);
 	if (xvm_user_copy(mh, msg, sizeof(*mh)) < 0)
 		return refuse(s, -EFAULT);
 	if (mh->msg_name && (int)mh->msg_namelen < 0)

@@ -44,6 +44,7 @@ extern __typeof__(dup2) __dup2;
 extern __typeof__(sendmmsg) __sendmmsg;
 extern __typeof__(fcntl) __fcntl;
 extern __typeof__(vfork) __vfork;
+extern __typeof__(clone) __clone;
 int fcntl64(int fd, int cmd, ...);
 ssize_t sendfile64(int out, int in, off64_t *off, size_t n);
 int __dprintf_chk(int fd, int flag, const char *fmt, ...);

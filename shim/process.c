@@ -45,15 +45,15 @@ int xvm_pid(void)
 }
 
 /*
- * Set for good when a child is made that pthread_atfork() does not tell of: by vfork.S, clone(),
- * _Fork() and syscall(). What glibc makes itself (posix_spawn) calls none of our wrappers.
+ * Set for good when a child is made that shares our memory: by vfork.S, clone() and syscall(). What
+ * glibc makes itself (posix_spawn) calls none of our wrappers.
  */
-__attribute__((visibility("hidden"))) uint8_t xvm_untold;
+__attribute__((visibility("hidden"))) uint8_t xvm_shares;
 
 bool xvm_in_vfork(void)
 {
 	/* Sandboxed, vfork() is fork(), and to ask may be death. */
-	if (!*(volatile uint8_t *)&xvm_untold || xvm_conf.sandboxed)
+	if (!*(volatile uint8_t *)&xvm_shares || xvm_conf.sandboxed)
 		return false;
 	return xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0) != xvm_pid();
 }
@@ -98,7 +98,7 @@ static uint32_t number(const char *name, uint32_t fallback, uint32_t max)
 
 /* ---- forks --------------------------------------------------------------- */
 
-static void before_fork(void)
+void xvm_forking(void)
 {
 	xvm_epoll_sharing();
 	xvm_holders_forking();
@@ -116,45 +116,38 @@ static void in_child(void)
 	xvm_epoll_forked();
 }
 
+long xvm_forked(long pid)
+{
+	int e = errno;
+
+	if (pid == 0)
+		in_child();
+	else if (pid < 0)
+		xvm_holders_fork_failed();
+	errno = e;
+	return pid;
+}
+
 /* The handlers do the work, whoever forks; only here is it known that a fork has failed. */
 XVM_WRAP pid_t fork(void)
 {
 	pid_t pid = REAL(fork)();
 
-	if (pid < 0 && xvm_fdtab) {
-		int e = errno;
-
-		xvm_holders_fork_failed();
-		errno = e;
-	}
-	return pid;
+	return pid < 0 && xvm_fdtab ? (pid_t)xvm_forked(pid) : pid;
 }
 
-void xvm_untold_child(void)
+void xvm_sharing_child(void)
 {
-	*(volatile uint8_t *)&xvm_untold = 1;
+	*(volatile uint8_t *)&xvm_shares = 1;
 }
 
+/* Libc's handlers do not run. */
 XVM_WRAP pid_t _Fork(void)
 {
-	xvm_untold_child();
-	return REAL(_Fork)();
-}
-
-XVM_WRAP int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
-{
-	pid_t *ptid, *ctid;
-	void *tls;
-	va_list ap;
-
-	va_start(ap, arg);
-	ptid = va_arg(ap, pid_t *);
-	tls = va_arg(ap, void *);
-	ctid = va_arg(ap, pid_t *);
-	va_end(ap);
-	if (!(flags & CLONE_THREAD))
-		xvm_untold_child();
-	return REAL(clone)(fn, stack, flags, arg, ptid, tls, ctid);
+	if (!xvm_fdtab || xvm_in_vfork())
+		return REAL(_Fork)();
+	xvm_forking();
+	return (pid_t)xvm_forked(REAL(_Fork)());
 }
 
 /*
@@ -163,6 +156,7 @@ XVM_WRAP int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
  */
 extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *)
 	__attribute__((weak));
+extern int __cxa_at_quick_exit(void (*)(void *), void *) __attribute__((weak));
 extern void *__dso_handle __attribute__((visibility("hidden")));
 
 /* A vfork's child is noticed by its pid, and a sandbox may forbid to ask. vfork.S. */
@@ -304,6 +298,8 @@ bool xvm_has_uring(void)
 	return xvm_conf.io_uring;
 }
 
+static void quick_last_words(void *unused);
+
 bool xvm_init(void)
 {
 	const char *path;
@@ -333,13 +329,15 @@ bool xvm_init(void)
 		xvm_conf.disabled = true;
 	}
 	if (!xvm_conf.disabled && (!__register_atfork || xvm_fdtab_init() < 0 ||
-				   __register_atfork(before_fork, NULL, in_child, __dso_handle))) {
+				   __register_atfork(xvm_forking, NULL, in_child, __dso_handle))) {
 		xvm_log(1, "not used: no memory\n");
 		xvm_conf.disabled = true;
 	}
 	atomic_store(&started, 2);
 	if (xvm_conf.disabled)
 		return false;
+	if (__cxa_at_quick_exit)
+		__cxa_at_quick_exit(quick_last_words, __dso_handle);
 	xvm_pid();
 	xvm_spin_budget(); /* asks for what a sandbox may forbid to ask */
 	for (int fd = 0; fd < INHERITED; fd++)
@@ -554,6 +552,12 @@ static void last_words(void)
 {
 	if (xvm_arena && !xvm_in_vfork())
 		xvm_ending_exit();
+}
+
+/* quick_exit() ends in libc, where no wrapper of _exit() sees it. */
+static void quick_last_words(void *unused)
+{
+	last_words();
 }
 
 XVM_WRAP void _exit(int status)

@@ -23,9 +23,13 @@ bool xvm_init(void);
 
 /* Are we the child of a vfork, in our parent's memory? May cost a system call. */
 bool xvm_in_vfork(void);
-/* A child is about to be made of which no handler of fork tells. */
-void xvm_untold_child(void);
+/* A child that shares our memory is about to be made. */
+void xvm_sharing_child(void);
 int xvm_pid(void); /* of the process whose memory this is */
+
+/* Around a fork that libc's handlers do not hear of; pid: what it returned. */
+void xvm_forking(void);
+long xvm_forked(long pid);
 
 /* Is fd a TCP socket? Track one that came to us connected: by exec, or in a message. */
 bool xvm_is_tcp(int fd);

@@ -355,6 +355,23 @@ int xvm_sock_wait_more(int fd, uint64_t deadline)
 	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
 }
 
+/*
+ * The fd was closed, or became another file, while we slept on it. Whatever wakes poll(2), it looks
+ * at the numbers anew, so what it says is not of our socket: was it a signal?
+ */
+static int moved_asleep(struct xvm_sock *s, int fd, uint32_t what, bool timed)
+{
+	struct pollfd pfd = {.fd = fd, .events = (short)xvm_sock_kmask(s, what)};
+
+	if (fd < 0 || xvm_sock_peek(s, what))
+		return 0;
+	if (REAL(poll)(&pfd, 1, 0)) {
+		s->ep->rx_kcheck = 1;
+		return 0;
+	}
+	return !timed && xvm_restart_all() ? 0 : -EINTR;
+}
+
 int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline, bool timed)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -425,6 +442,11 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 		r = deadline && now >= deadline ? -EAGAIN : 0;
 	} else {
 		r = 0;
+		if (pfd[0].revents && xvm_sock_fd(s, fd) != fd) {
+			pfd[0].revents = 0;
+			if (!pfd[1].revents)
+				r = moved_asleep(s, xvm_sock_fd(s, fd), what, timed);
+		}
 		if (pfd[0].revents)
 			ep->rx_kcheck = 1;
 		if (pfd[0].revents & POLLRDHUP)

@@ -6,12 +6,12 @@
 	.type vfork, %function
 vfork:
 #if defined(__x86_64__)
-	movb $1, xvm_untold(%rip)
+	movb $1, xvm_shares(%rip)
 	jmp *xvm_vfork_by(%rip)
 #elif defined(__aarch64__)
 	mov w17, #1
-	adrp x16, xvm_untold
-	strb w17, [x16, :lo12:xvm_untold]
+	adrp x16, xvm_shares
+	strb w17, [x16, :lo12:xvm_shares]
 	adrp x16, xvm_vfork_by
 	ldr x16, [x16, :lo12:xvm_vfork_by]
 	br x16

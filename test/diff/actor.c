@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "test/diff/via.h"
 #include "transport/sys.h"
 
 #define NAMES 40
@@ -24,6 +25,8 @@ static struct {
 } names[NAMES];
 static int control, spare, echo_fd;
 static struct call *pending;
+static __thread struct call *current;
+static char handler_line[sizeof(((struct call *)0)->line)];
 
 __thread volatile int pipes;
 int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
@@ -68,6 +71,8 @@ const char *arg(const struct call *c, int i)
 
 int fd_of(const char *name)
 {
+	if (!strcmp(name, "listener"))
+		return listen_fd;
 	for (int i = 0; i < NAMES; i++)
 		if (!strcmp(names[i].name, name))
 			return names[i].fd;
@@ -132,15 +137,42 @@ void tell_bits(struct call *c, const struct bit *t, unsigned v)
 
 /* ---- threads ---- */
 
+static void parse(struct call *c)
+{
+	char *save = NULL, *mark;
+
+	snprintf(c->out, sizeof(c->out), "%s = ", c->line);
+	for (char *w = strtok_r(c->line, " ", &save); w && c->words < WORDS;
+	     w = strtok_r(NULL, " ", &save))
+		c->word[c->words++] = w;
+	if (!c->words)
+		die("empty command");
+	if ((mark = strchr(c->word[0], '='))) {
+		c->name = c->word[0];
+		c->word[0] = mark + 1;
+		*mark = 0;
+	}
+	if ((mark = strchr(c->word[0], '@'))) {
+		*mark = 0;
+		c->via = via_of(mark + 1);
+	}
+}
+
 static void run(struct call *c)
 {
-	const struct op *const tables[] = {data_ops, wait_ops, life_ops};
+	const struct op *const tables[] = {data_ops, wait_ops, life_ops, file_ops, proc_ops};
+	struct call *outer = current;
+	enum via outer_via = via;
 
-	for (int t = 0; t < 3; t++)
+	for (unsigned t = 0; t < sizeof(tables) / sizeof(tables[0]); t++)
 		for (const struct op *op = tables[t]; op->name; op++)
 			if (!strcmp(op->name, c->word[0])) {
 				begin(c);
+				via = (enum via)c->via;
+				current = c;
 				op->run(c);
+				current = outer;
+				via = outer_via;
 				if (c->name && c->r >= 0)
 					set_name(c->name, (int)c->r);
 				if (pipes)
@@ -150,12 +182,22 @@ static void run(struct call *c)
 	tell(c, "no such call");
 }
 
+static void on_cancel(void *arg)
+{
+	struct call *c = arg;
+
+	tell(c, "cancelled");
+	c->done = true;
+}
+
 static void *thread_run(void *arg)
 {
 	struct call *c = arg;
 
 	c->tid = (pid_t)xvm_sys(SYS_gettid);
+	pthread_cleanup_push(on_cancel, c);
 	run(c);
+	pthread_cleanup_pop(0);
 	c->done = true;
 	return NULL;
 }
@@ -165,15 +207,51 @@ static void on_pipe(int sig)
 	pipes++;
 }
 
+/* May make a call itself; what it told stands within what is told of the interrupted one. */
 static void on_kick(int sig)
 {
+	struct call h = {.words = 0};
+	int saved = errno, had = pipes;
+
+	if (!handler_line[0] || !current)
+		return;
+	memcpy(h.line, handler_line, sizeof(h.line));
+	parse(&h);
+	run(&h);
+	tell(current, "{%s} ", h.out);
+	pipes = had;
+	errno = saved;
 }
 
-static void kick(void)
+void set_handler(const char *line)
+{
+	snprintf(handler_line, sizeof(handler_line), "%s", line);
+}
+
+void set_signals(bool restart)
+{
+	struct sigaction sa = {.sa_handler = on_pipe, .sa_flags = restart ? SA_RESTART : 0};
+
+	sigaction(SIGPIPE, &sa, NULL);
+	sa.sa_handler = on_kick;
+	sigaction(SIGUSR1, &sa, NULL);
+}
+
+static void for_pending(void (*what)(pthread_t t))
 {
 	for (struct call *c = pending; c; c = c->next)
 		if (!c->done)
-			pthread_kill(c->thread, SIGUSR1);
+			what(c->thread);
+}
+
+static void kick(pthread_t t)
+{
+	pthread_kill(t, SIGUSR1);
+}
+
+static void cancel(pthread_t t)
+{
+	pthread_cancel(t);
 }
 
 /* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
@@ -312,19 +390,8 @@ static void reply(const char *s)
 static void command(struct call *c, bool own_thread)
 {
 	sigset_t kick_only, old;
-	char *save = NULL, *eq;
 
-	snprintf(c->out, sizeof(c->out), "%s = ", c->line);
-	for (char *w = strtok_r(c->line, " ", &save); w && c->words < WORDS;
-	     w = strtok_r(NULL, " ", &save))
-		c->word[c->words++] = w;
-	if (!c->words)
-		die("empty command");
-	if ((eq = strchr(c->word[0], '='))) {
-		c->name = c->word[0];
-		c->word[0] = eq + 1;
-		*eq = 0;
-	}
+	parse(c);
 	if (own_thread) {
 		c->next = pending;
 		pending = c;
@@ -358,10 +425,15 @@ static void serve(void)
 			settle(out, sizeof(out));
 			reply(out);
 		} else if (!strcmp(c->line, "!kick")) {
-			kick();
+			for_pending(kick);
+			reply("done");
+		} else if (!strcmp(c->line, "!cancel")) {
+			for_pending(cancel);
 			reply("done");
 		} else if (!strcmp(c->line, "!forget")) {
 			memset(names, 0, sizeof(names));
+			set_handler("");
+			set_signals(false);
 			reply("done");
 		} else if (!strcmp(c->line, "!quit")) {
 			exit(0);
@@ -380,7 +452,6 @@ static void serve(void)
 static void set_up(int cpu)
 {
 	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	struct sigaction sa = {.sa_handler = on_pipe};
 	socklen_t len = sizeof(sin);
 	cpu_set_t set;
 	int fd;
@@ -390,9 +461,7 @@ static void set_up(int cpu)
 	CPU_SET(cpu, &set);
 	if (cpu >= 0 && sched_setaffinity(0, sizeof(set), &set) < 0)
 		die("affinity");
-	sigaction(SIGPIPE, &sa, NULL);
-	sa.sa_handler = on_kick;
-	sigaction(SIGUSR1, &sa, NULL);
+	set_signals(false);
 	fd = (int)xvm_sys(SYS_socket, AF_INET, SOCK_DGRAM, 0);
 	if (xvm_sys(SYS_bind, fd, &sin, len) || xvm_sys(SYS_getsockname, fd, &sin, &len) ||
 	    xvm_sys(SYS_connect, fd, &sin, len))
@@ -418,9 +487,60 @@ static void set_up(int cpu)
 	close(fd);
 }
 
-/* actor CPU CONTROL SPARE: sockets of packets, its own and the one of a child that it forks. */
+char **image_args(bool child)
+{
+	static char text[NAMES + 2][sizeof(names[0].name) + 16], *args[NAMES + 5];
+	int n = 0;
+
+	snprintf(text[0], sizeof(text[0]), "%d", child ? spare : control);
+	snprintf(text[1], sizeof(text[1]), "%d", listen_fd);
+	args[n++] = "actor";
+	args[n++] = "goes-on";
+	args[n++] = text[0];
+	args[n++] = text[1];
+	for (int i = 0; i < NAMES; i++) {
+		if (!names[i].name[0])
+			continue;
+		snprintf(text[i + 2], sizeof(text[0]), "%.15s=%d", names[i].name, names[i].fd);
+		args[n++] = text[i + 2];
+	}
+	args[n] = NULL;
+	return args;
+}
+
+/* What the program before had hidden is still there. */
+static void go_on(char **arg)
+{
+	control = atoi(arg[0]);
+	listen_fd = atoi(arg[1]);
+	spare = HIDDEN + 5;
+	echo_fd = HIDDEN;
+	file_fd = HIDDEN + 1;
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
+	set_signals(false);
+	for (arg += 2; *arg; arg++) {
+		char *eq = strchr(*arg, '=');
+
+		*eq = 0;
+		set_name(*arg, atoi(eq + 1));
+	}
+	reply("is another program");
+}
+
+/*
+ * actor CPU CONTROL SPARE: sockets of packets, its own and the one of a child that it forks.
+ * actor goes-on CONTROL LISTENER NAME=FD...: by exec.
+ * actor -: nothing at all.
+ */
 int main(int argc, char **argv)
 {
+	if (argc == 2 && !strcmp(argv[1], "-"))
+		return 0;
+	if (argc >= 4 && !strcmp(argv[1], "goes-on")) {
+		go_on(argv + 2);
+		serve();
+	}
 	if (argc != 4)
 		die("usage: actor CPU CONTROL SPARE");
 	control = hide(atoi(argv[2]), HIDDEN + 4);

@@ -17,13 +17,15 @@
 #include <string.h>
 #include <sys/types.h>
 
-#define HIDDEN 200 /* the script's descriptors are below */
+#define HIDDEN 200   /* the script's descriptors are below, */
+#define HIGH 1024    /* or between these, */
+#define HIGHEST 4096 /* for which the driver has raised the limit */
 #define WORDS 24
 
 struct call {
 	char line[400], out[600];
 	char *word[WORDS + 1]; /* word[0] is the call's name; NULL after the last */
-	int words;
+	int words, via;
 	char *name; /* for the descriptor that it returns, or NULL */
 	long r;	    /* what the call returned, */
 	int err;    /* and its errno */
@@ -39,7 +41,7 @@ struct op {
 	const char *name;
 	void (*run)(struct call *c);
 };
-extern const struct op data_ops[], wait_ops[], life_ops[];
+extern const struct op data_ops[], wait_ops[], life_ops[], file_ops[], proc_ops[];
 
 __attribute__((noreturn)) void die(const char *what);
 /* Adds to what is told of the call. */
@@ -63,11 +65,21 @@ struct bit {
 unsigned bits_of(const struct bit *t, const char *s);
 void tell_bits(struct call *c, const struct bit *t, unsigned v);
 
+/* What goes out: no two bytes in reach of each other that could be taken for one another. */
+void pattern(char *p, size_t n);
+unsigned hash_of(const void *p, size_t n);
+
 /* SIGPIPEs that this thread had. */
 extern __thread volatile int pipes;
 extern int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
 
 /* In the child of a fork: its driver is another from now on. */
 void become_child(void);
+/* To execute this program, which goes on as this endpoint, or as its child. */
+char **image_args(bool child);
+/* Handlers say SA_RESTART, or do not. */
+void set_signals(bool restart);
+/* A call that is made by the handler of each kick from now on; "" for none. */
+void set_handler(const char *line);
 
 #endif

@@ -129,7 +129,7 @@ class Stage:
 
     def play(self, lines, limit=None):
         """What it tells, line by line. limit: so many calls of an endpoint may be blocked at a time."""
-        self.out, self.limit, self.filled = [], limit, {}
+        self.out, self.limit, self.filled, self.stuck = [], limit, {}, None
         try:
             for n, line in enumerate(lines, 1):
                 self.at = "%d " % n
@@ -137,7 +137,8 @@ class Stage:
             self.at = "end "
             self.end()
         except Stuck as e:
-            self.out.append(self.at + str(e))
+            self.stuck = self.at + str(e)
+            self.out.append(self.stuck)
             self.restart()
             return self.out
         self.at = "after "
@@ -155,7 +156,7 @@ class Stage:
     def step(self, words):
         if not words:
             return
-        if words[0] in ("pair", "warm", "kick", "leave", "enter", "fill", "drain"):
+        if words[0] in ("pair", "warm", "kick", "cancel", "leave", "enter", "fill", "drain"):
             getattr(self, "do_" + words[0])(words[1:])
         elif words[0] in self.actors:
             self.call(self.actors[words[0]], words[1:])
@@ -167,7 +168,11 @@ class Stage:
     def call(self, actor, words):
         background = words[-1] == "&"
         line = " ".join(words[:-1] if background else words)
-        verb = words[0].split("=")[-1]
+        verb = words[0].split("=")[-1].split("@")[0]
+        if "PORT" in words:
+            port = self.actors["B" if actor.name[0] == "A" else "A"].ask("port").split(" = ")[1]
+            self.tell("%s %s" % (actor.name, actor.ask(line.replace("PORT", port)).replace(port, "PORT")))
+            return None
         # Which of several readers takes what, and how much of what is sent in pieces, is left to the scheduler.
         family = [a for a in self.actors.values() if a.name[0] == actor.name[0]]
         if self.limit and verb in ("sendmmsg", "sendfile", "splice_out") and any(
@@ -181,7 +186,7 @@ class Stage:
             actor.background += 1
             actor.ask("&" + line)
             return None
-        if verb in ("fork", "exit", "killed"):
+        if verb in ("fork", "spawn", "exit", "killed"):
             getattr(self, "do_" + verb)(actor, line)
             return None
         answer = actor.ask(line)
@@ -199,7 +204,7 @@ class Stage:
 
     def settle(self):
         """Nothing happens any more by itself. Tells which calls have ended by then."""
-        ended, still, quiet, end, before = [], 0, False, time.time() + 20, None
+        ended, still, quiet, end, before, lingered = [], 0, False, time.time() + 20, None, False
         while not quiet:
             quiet, unacked, sleeps = True, 0, []
             for actor in list(self.actors.values()):
@@ -217,6 +222,10 @@ class Stage:
                     ended.append("%s %s" % (actor.name, self.partial(line)))
             quiet = quiet and (not sleeps or sleeps == before)
             before = sleeps
+            if quiet and sleeps and not lingered:
+                # A peek that waits for all looks every millisecond.
+                lingered, quiet = True, False
+                time.sleep(0.003)
             # Busy without an end is spinning, a bounded matter.
             if time.time() > end:
                 raise Stuck("does not come to rest")
@@ -263,6 +272,9 @@ class Stage:
     def do_kick(self, words):
         self.actors[words[0]].ask("!kick")
 
+    def do_cancel(self, words):
+        self.actors[words[0]].ask("!cancel")
+
     def move(self, what, words):
         actor = self.actors[words[0]]
         if self.daemon and words[1] in actor.names:
@@ -285,7 +297,12 @@ class Stage:
         actor = self.actors[words[0]]
         answer = actor.ask("fill " + words[1])
         self.tell("%s %s" % (words[0], answer))
-        self.filled[tuple(words)] = answer.split("\t")[1]
+        last = None
+        while answer.split("\t")[1] != last:
+            last = answer.split("\t")[1]
+            self.settle()  # what is acknowledged then makes room
+            answer = actor.ask("fill %s more" % words[1])
+        self.filled[tuple(words)] = last
 
     def do_drain(self, words):
         """drain B NAME: takes what fill has sent, and looks whether it is that."""
@@ -299,7 +316,7 @@ class Stage:
         if child.name in self.actors:
             self.tell("%s: one child at a time" % actor.name)
             return
-        actor.say("fork")
+        actor.say(line)
         self.tell("%s %s" % (actor.name, child.hear()))
         child.pid = int(actor.hear().split("\t")[1])
         child.names = dict(actor.names)
@@ -314,6 +331,7 @@ class Stage:
         self.tell("%s %s, status %s" % (actor.name, line, self.reap(actor)))
 
     do_killed = do_exit
+    do_spawn = do_fork
 
     def reap(self, child):
         return self.actors[child.name[:-1]].ask("reap %d" % child.pid).split(" = ")[1]
@@ -351,5 +369,6 @@ class Stage:
             if actor.background:
                 raise Stuck("%s: a call goes on and on" % actor.name)
             actor.ask("close_range 3 199")
+            actor.ask("close_range 1024 4095")
             actor.ask("!forget")
             actor.names = {}

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "test/diff/actor.h"
+#include "test/diff/via.h"
 #include "transport/sys.h"
 
 #define MOST (64l << 20)
@@ -45,7 +46,6 @@ static const struct bit splice_flags[] = {{"NONBLOCK", SPLICE_F_NONBLOCK},
 					  {"BAD", 0x100},
 					  {NULL, 0}};
 
-/* What goes out: no two bytes in reach of each other that could be taken for one another. */
 static _Atomic unsigned long position;
 
 static unsigned hash(unsigned h, const void *p, size_t n)
@@ -57,6 +57,19 @@ static unsigned hash(unsigned h, const void *p, size_t n)
 	return h;
 }
 #define HASH_START 2166136261u
+
+unsigned hash_of(const void *p, size_t n)
+{
+	return hash(HASH_START, p, n);
+}
+
+void pattern(char *p, size_t n)
+{
+	unsigned long k = atomic_fetch_add(&position, n);
+
+	for (size_t i = 0; i < n; i++, k++)
+		p[i] = (char)(k * 31 + (k >> 8) * 7 + (k >> 16));
+}
 
 /* The buffer of a call: word i of it may name another than a good one. */
 struct buffer {
@@ -72,14 +85,10 @@ static void buffer_get(struct buffer *b, long n, const char *kind, bool out)
 	b->memory = mmap(NULL, b->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (b->memory == MAP_FAILED)
 		die("mmap");
-	if (out) {
-		unsigned long k = atomic_fetch_add(&position, b->n);
-
-		for (size_t i = 0; i < b->n; i++, k++)
-			b->memory[i] = (char)(k * 31 + (k >> 8) * 7 + (k >> 16));
-	} else {
+	if (out)
+		pattern(b->memory, b->n);
+	else
 		memset(b->memory, UNTOUCHED, b->size < 1 << 17 ? b->size : 1 << 17);
-	}
 	b->at = !strcmp(kind, "null") ? NULL : !strcmp(kind, "bad") ? (char *)16 : b->memory;
 }
 
@@ -138,11 +147,12 @@ static void put(struct call *c, enum way way)
 	buffer_get(&b, n, kind_of(c, 3), true);
 	begin(c);
 	if (way == FILE_LIKE)
-		result(c, write(fd, b.at, (size_t)n));
+		result(c, via_write(fd, b.at, (size_t)n));
 	else if (way == NAMED)
-		result(c, sendto(fd, b.at, (size_t)n, flags, (struct sockaddr *)&sin, sizeof(sin)));
+		result(c, via_sendto(fd, b.at, (size_t)n, flags, (struct sockaddr *)&sin,
+				     sizeof(sin)));
 	else
-		result(c, send(fd, b.at, (size_t)n, flags));
+		result(c, via_send(fd, b.at, (size_t)n, flags));
 	buffer_put(&b);
 }
 
@@ -172,11 +182,11 @@ static void take(struct call *c, enum way way)
 	buffer_get(&b, n, kind_of(c, 3), false);
 	begin(c);
 	if (way == FILE_LIKE)
-		r = read(fd, b.at, (size_t)n);
+		r = via_read(fd, b.at, (size_t)n);
 	else if (way == NAMED)
-		r = recvfrom(fd, b.at, (size_t)n, flags, (struct sockaddr *)&sin, &len);
+		r = via_recvfrom(fd, b.at, (size_t)n, flags, (struct sockaddr *)&sin, &len);
 	else
-		r = recv(fd, b.at, (size_t)n, flags);
+		r = via_recv(fd, b.at, (size_t)n, flags);
 	result(c, r);
 	if (way == NAMED)
 		tell(c, " len %d", (int)len);
@@ -229,7 +239,7 @@ static void op_writev(struct call *c)
 
 	parts_get(&p, c, 2, true);
 	begin(c);
-	result(c, writev(fd_of(arg(c, 1)), p.v, (int)number(arg(c, 3), p.n)));
+	result(c, via_writev(fd_of(arg(c, 1)), p.v, (int)number(arg(c, 3), p.n)));
 	buffer_put(&p.b);
 }
 
@@ -239,7 +249,7 @@ static void op_readv(struct call *c)
 
 	parts_get(&p, c, 2, false);
 	begin(c);
-	result(c, readv(fd_of(arg(c, 1)), p.v, (int)number(arg(c, 3), p.n)));
+	result(c, via_readv(fd_of(arg(c, 1)), p.v, (int)number(arg(c, 3), p.n)));
 	buffer_tell(c, &p.b, c->r);
 	buffer_put(&p.b);
 }
@@ -253,7 +263,7 @@ static void op_sendmsg(struct call *c)
 	m.msg_iov = p.v;
 	m.msg_iovlen = (size_t)p.n;
 	begin(c);
-	result(c, sendmsg(fd_of(arg(c, 1)), &m, (int)flags_of(c, 3)));
+	result(c, via_sendmsg(fd_of(arg(c, 1)), &m, (int)flags_of(c, 3)));
 	buffer_put(&p.b);
 }
 
@@ -266,7 +276,7 @@ static void op_recvmsg(struct call *c)
 	m.msg_iov = p.v;
 	m.msg_iovlen = (size_t)p.n;
 	begin(c);
-	result(c, recvmsg(fd_of(arg(c, 1)), &m, (int)flags_of(c, 3)));
+	result(c, via_recvmsg(fd_of(arg(c, 1)), &m, (int)flags_of(c, 3)));
 	if (c->r >= 0) {
 		tell(c, " ");
 		tell_bits(c, msg_flags, (unsigned)m.msg_flags);
@@ -301,21 +311,30 @@ static void op_sendmmsg(struct call *c)
 	parts_get(&p, c, 2, true);
 	n = messages(&p, m);
 	begin(c);
-	result(c, sendmmsg(fd_of(arg(c, 1)), m, (unsigned)n, (int)flags_of(c, 3)));
+	result(c, via_sendmmsg(fd_of(arg(c, 1)), m, (unsigned)n, (int)flags_of(c, 3)));
 	tell_messages(c, m);
 	buffer_put(&p.b);
 }
 
+/* recvmmsg FD LENGTHS [FLAGS] [MILLISECONDS] */
 static void op_recvmmsg(struct call *c)
 {
 	struct mmsghdr m[PARTS];
+	struct timespec ts = {0, 0};
+	long ms = -1;
 	struct parts p;
 	int n;
+
+	for (int i = 3; i < c->words; i++)
+		ms = number(c->word[i], ms);
+	if (ms >= 0)
+		ts = (struct timespec){ms / 1000, ms % 1000 * 1000000};
 
 	parts_get(&p, c, 2, false);
 	n = messages(&p, m);
 	begin(c);
-	result(c, recvmmsg(fd_of(arg(c, 1)), m, (unsigned)n, (int)flags_of(c, 3), NULL));
+	result(c, via_recvmmsg(fd_of(arg(c, 1)), m, (unsigned)n, (int)flags_of(c, 3),
+			       ms < 0 ? NULL : &ts));
 	tell_messages(c, m);
 	for (int i = 0; i < c->r; i++)
 		tell(c, " %08x", hash(HASH_START, p.v[i].iov_base, m[i].msg_len));
@@ -329,8 +348,8 @@ static void op_sendfile(struct call *c)
 	bool at = c->words > 3;
 
 	begin(c);
-	result(c,
-	       sendfile(fd_of(arg(c, 1)), file_fd, at ? &off : NULL, (size_t)number(arg(c, 2), 0)));
+	result(c, via_sendfile(fd_of(arg(c, 1)), file_fd, at ? &off : NULL,
+			       (size_t)number(arg(c, 2), 0)));
 	off = at ? off : (off_t)xvm_sys(SYS_lseek, file_fd, 0, SEEK_CUR);
 	tell(c, " at %ld", (long)off);
 	xvm_sys(SYS_lseek, file_fd, 0, SEEK_SET);
@@ -348,8 +367,8 @@ static void op_splice_out(struct call *c)
 	begin(c);
 	/* How much one call moves depends on how the kernel laid it out. */
 	do {
-		r = splice(pipe_fd[0], NULL, fd_of(arg(c, 1)), NULL, (size_t)(n - sum),
-			   bits_of(splice_flags, arg(c, 3)));
+		r = via_splice(pipe_fd[0], NULL, fd_of(arg(c, 1)), NULL, (size_t)(n - sum),
+			       bits_of(splice_flags, arg(c, 3)));
 		sum += r > 0 ? r : 0;
 	} while (r > 0 && sum < n && sum < (long)b.n);
 	result(c, sum ? sum : r);
@@ -370,8 +389,8 @@ static void op_splice_in(struct call *c)
 	n = n > (long)b.n ? (long)b.n : n;
 	begin(c);
 	do {
-		r = splice(fd, NULL, pipe_in[1], NULL, (size_t)(n - sum),
-			   bits_of(splice_flags, arg(c, 3)));
+		r = via_splice(fd, NULL, pipe_in[1], NULL, (size_t)(n - sum),
+			       bits_of(splice_flags, arg(c, 3)));
 		sum += r > 0 ? r : 0;
 	} while (r > 0 && sum < n && ioctl(fd, FIONREAD, &more) == 0 && more > 0);
 	result(c, sum ? sum : r);
@@ -384,26 +403,38 @@ static void op_splice_in(struct call *c)
 
 /* What is left of fill and drain (README.md). */
 static unsigned filled = HASH_START;
+static unsigned long filled_n;
 
-/* Until there is no room, and none comes by itself. The second number is for the driver. */
+/*
+ * fill FD [more]: until there is no room, and none comes by itself. The second number is for the
+ * driver.
+ */
 static void op_fill(struct call *c)
 {
 	int fd = fd_of(arg(c, 1)), full = 0, queued = 0;
-	unsigned long sum = 0;
+	unsigned long from = position;
 	struct buffer b;
+	size_t n;
 	ssize_t r;
 
 	buffer_get(&b, 60000, "", true);
-	filled = HASH_START;
+	if (c->words < 3) {
+		filled = HASH_START;
+		filled_n = 0;
+	} else {
+		position = from; /* how often this is said is nobody's business */
+	}
+	n = b.n;
 	while (full < 3) {
 		int was = queued;
 		struct timespec ts = {0, 1000000};
 
-		r = send(fd, b.memory, b.n, MSG_DONTWAIT);
+		r = send(fd, b.memory, n, MSG_DONTWAIT);
 		if (r > 0) {
 			filled = hash(filled, b.memory, (size_t)r);
-			sum += (unsigned long)r;
+			filled_n += (unsigned long)r;
 			full = 0;
+			n = (size_t)r < n || n * 16 > b.n ? n : n * 16;
 			continue;
 		}
 		if (errno != EAGAIN)
@@ -411,10 +442,14 @@ static void op_fill(struct call *c)
 		/* What is on its way makes room when it is acknowledged. */
 		xvm_sys(SYS_ioctl, fd, SIOCOUTQ, &queued);
 		xvm_sys(SYS_nanosleep, &ts, NULL);
-		full = was == queued ? full + 1 : 0;
+		/* TCP may have no room for much, and some for little. */
+		if (was == queued && n > 1)
+			n = n / 16 ?: 1;
+		else
+			full = was == queued ? full + 1 : 0;
 	}
 	result(c, r);
-	tell(c, " \t%lu %08x", sum, filled);
+	tell(c, " \t%lu %08x", filled_n, filled);
 	buffer_put(&b);
 }
 
@@ -464,27 +499,25 @@ static void op_warm(struct call *c)
 		     before.tcpi_bytes_received);
 }
 
-static void op_pread(struct call *c)
-{
-	char b[8];
-
-	result(c, pread(fd_of(arg(c, 1)), b, sizeof(b), 0));
-}
-
-static void op_lseek(struct call *c)
-{
-	result(c, lseek(fd_of(arg(c, 1)), 0, SEEK_CUR));
-}
-
 static void op_preadv2(struct call *c)
 {
 	struct parts p;
 
 	parts_get(&p, c, 2, false);
 	begin(c);
-	result(c, preadv2(fd_of(arg(c, 1)), p.v, p.n, -1,
-			  !strcmp(arg(c, 3), "NOWAIT") ? RWF_NOWAIT : 0));
+	result(c, via_preadv2(fd_of(arg(c, 1)), p.v, p.n, -1,
+			      !strcmp(arg(c, 3), "NOWAIT") ? RWF_NOWAIT : 0));
 	buffer_tell(c, &p.b, c->r);
+	buffer_put(&p.b);
+}
+
+static void op_pwritev2(struct call *c)
+{
+	struct parts p;
+
+	parts_get(&p, c, 2, true);
+	begin(c);
+	result(c, via_pwritev2(fd_of(arg(c, 1)), p.v, p.n, -1, 0));
 	buffer_put(&p.b);
 }
 
@@ -492,7 +525,7 @@ static void op_fionread(struct call *c)
 {
 	int n = -1;
 
-	result(c, ioctl(fd_of(arg(c, 1)), FIONREAD, &n));
+	result(c, via_ioctl(fd_of(arg(c, 1)), FIONREAD, &n));
 	tell(c, " %d", n);
 }
 
@@ -500,7 +533,7 @@ static void op_outq(struct call *c)
 {
 	int n = -1;
 
-	result(c, ioctl(fd_of(arg(c, 1)), SIOCOUTQ, &n));
+	result(c, via_ioctl(fd_of(arg(c, 1)), SIOCOUTQ, &n));
 	tell(c, " %d", n);
 }
 
@@ -508,34 +541,21 @@ static void op_atmark(struct call *c)
 {
 	int n = -1;
 
-	result(c, ioctl(fd_of(arg(c, 1)), SIOCATMARK, &n));
+	result(c, via_ioctl(fd_of(arg(c, 1)), SIOCATMARK, &n));
 	tell(c, " %d", n);
 }
 
 const struct op data_ops[] = {
-	{"send", op_send},
-	{"write", op_write},
-	{"sendto", op_sendto},
-	{"writev", op_writev},
-	{"sendmsg", op_sendmsg},
-	{"sendmmsg", op_sendmmsg},
-	{"sendfile", op_sendfile},
-	{"splice_out", op_splice_out},
-	{"splice_in", op_splice_in},
-	{"recv", op_recv},
-	{"read", op_read},
-	{"recvfrom", op_recvfrom},
-	{"readv", op_readv},
-	{"recvmsg", op_recvmsg},
-	{"recvmmsg", op_recvmmsg},
-	{"preadv2", op_preadv2},
-	{"pread", op_pread},
-	{"lseek", op_lseek},
-	{"fionread", op_fionread},
-	{"outq", op_outq},
-	{"atmark", op_atmark},
-	{"fill", op_fill},
-	{"drain", op_drain},
-	{"warm", op_warm},
-	{NULL, NULL},
+	{"send", op_send},	     {"write", op_write},
+	{"sendto", op_sendto},	     {"writev", op_writev},
+	{"sendmsg", op_sendmsg},     {"sendmmsg", op_sendmmsg},
+	{"sendfile", op_sendfile},   {"splice_out", op_splice_out},
+	{"splice_in", op_splice_in}, {"recv", op_recv},
+	{"read", op_read},	     {"recvfrom", op_recvfrom},
+	{"readv", op_readv},	     {"recvmsg", op_recvmsg},
+	{"recvmmsg", op_recvmmsg},   {"preadv2", op_preadv2},
+	{"pwritev2", op_pwritev2},   {"fionread", op_fionread},
+	{"outq", op_outq},	     {"atmark", op_atmark},
+	{"fill", op_fill},	     {"drain", op_drain},
+	{"warm", op_warm},	     {NULL, NULL},
 };

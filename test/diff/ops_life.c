@@ -2,17 +2,24 @@
 /* Connections, descriptors, options, processes. */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "test/diff/actor.h"
+#include "test/diff/via.h"
 #include "transport/sys.h"
+
+static const struct bit socket_flags[] = {
+	{"NONBLOCK", SOCK_NONBLOCK}, {"CLOEXEC", SOCK_CLOEXEC}, {"BAD", 0x100}, {NULL, 0}};
+static const struct bit range_flags[] = {{"UNSHARE", CLOSE_RANGE_UNSHARE},
+					 {"CLOEXEC", CLOSE_RANGE_CLOEXEC},
+					 {"BAD", 0x100},
+					 {NULL, 0}};
 
 static void op_port(struct call *c)
 {
@@ -56,46 +63,103 @@ static void op_accept(struct call *c)
 	result(c, fd);
 }
 
-static void op_close(struct call *c)
+/* socket [NONBLOCK|CLOEXEC] */
+static void op_socket(struct call *c)
 {
-	result(c, close(fd_of(arg(c, 1))));
+	result(c, via_socket(AF_INET, SOCK_STREAM | (int)bits_of(socket_flags, arg(c, 1)), 0));
 }
 
-/* libuv's way. */
-static void op_syscall_close(struct call *c)
+/* connect_to FD PORT|unspec */
+static void op_connect_to(struct call *c)
 {
-	result(c, syscall(SYS_close, fd_of(arg(c, 1))));
+	struct sockaddr_in sin = {.sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				  .sin_port = htons((uint16_t)number(arg(c, 2), 0))};
+
+	if (!strcmp(arg(c, 2), "unspec"))
+		sin = (struct sockaddr_in){.sin_family = AF_UNSPEC};
+	begin(c);
+	result(c, via_connect(fd_of(arg(c, 1)), (struct sockaddr *)&sin, sizeof(sin)));
+}
+
+/* accept4 [NONBLOCK|CLOEXEC|BAD] */
+static void op_accept4(struct call *c)
+{
+	int fd;
+
+	begin(c);
+	fd = c->words > 1
+		     ? via_accept4(listen_fd, NULL, NULL, (int)bits_of(socket_flags, arg(c, 1)))
+		     : via_accept(listen_fd, NULL, NULL);
+	result(c, fd);
+	if (fd >= 0)
+		at_once(fd);
+}
+
+static void op_listen(struct call *c)
+{
+	result(c, via_listen(fd_of(arg(c, 1)), 16));
+}
+
+static void op_close(struct call *c)
+{
+	result(c, via_close(fd_of(arg(c, 1))));
+}
+
+/* Behind the library's back, as libc closes some. */
+static void op_unseen_close(struct call *c)
+{
+	long r = xvm_sys(SYS_close, fd_of(arg(c, 1)));
+
+	errno = r < 0 ? (int)-r : 0;
+	result(c, r < 0 ? -1 : r);
 }
 
 static void op_dup(struct call *c)
 {
-	result(c, dup(fd_of(arg(c, 1))));
+	result(c, via_dup(fd_of(arg(c, 1))));
 }
 
 static void op_dup2(struct call *c)
 {
-	result(c, dup2(fd_of(arg(c, 1)), fd_of(arg(c, 2))));
+	result(c, via_dup2(fd_of(arg(c, 1)), fd_of(arg(c, 2))));
 }
 
 static void op_dup3(struct call *c)
 {
-	result(c, dup3(fd_of(arg(c, 1)), fd_of(arg(c, 2)),
-		       !strcmp(arg(c, 3), "CLOEXEC") ? O_CLOEXEC : 0));
+	result(c, via_dup3(fd_of(arg(c, 1)), fd_of(arg(c, 2)),
+			   !strcmp(arg(c, 3), "CLOEXEC") ? O_CLOEXEC : 0));
 }
 
-/* dupfd FD LEAST */
+/* dupfd FD LEAST [kept]: for an exec, that is */
 static void op_dupfd(struct call *c)
 {
-	result(c, fcntl(fd_of(arg(c, 1)), F_DUPFD_CLOEXEC, (int)number(arg(c, 2), 0)));
+	int cmd = !strcmp(arg(c, 3), "kept") ? F_DUPFD : F_DUPFD_CLOEXEC;
+
+	result(c, via_fcntl(fd_of(arg(c, 1)), cmd, number(arg(c, 2), 0)));
 }
 
-/* Never so far as the descriptors that we are driven by. */
+/* setfd FD CLOEXEC|- */
+static void op_setfd(struct call *c)
+{
+	result(c, via_fcntl(fd_of(arg(c, 1)), F_SETFD,
+			    !strcmp(arg(c, 2), "CLOEXEC") ? FD_CLOEXEC : 0));
+}
+
+static void op_getfd(struct call *c)
+{
+	result(c, via_fcntl(fd_of(arg(c, 1)), F_GETFD, 0));
+}
+
+/* Never the descriptors that we are driven by. */
 static void op_close_range(struct call *c)
 {
-	int to = fd_of(arg(c, 2));
+	int from = fd_of(arg(c, 1)), to = fd_of(arg(c, 2));
 
-	result(c, close_range((unsigned)fd_of(arg(c, 1)), (unsigned)(to < HIDDEN ? to : HIDDEN - 1),
-			      0));
+	if (from < HIGH && to >= HIDDEN)
+		to = HIDDEN - 1;
+	result(c,
+	       via_close_range((unsigned)from, (unsigned)to, (int)bits_of(range_flags, arg(c, 3))));
 }
 
 /* Which of the script's numbers are open. */
@@ -115,29 +179,29 @@ static void op_nonblock(struct call *c)
 		return;
 	}
 	fl = number(arg(c, 2), 1) ? fl | O_NONBLOCK : fl & ~O_NONBLOCK;
-	result(c, fcntl(fd, F_SETFL, fl));
+	result(c, via_fcntl(fd, F_SETFL, fl));
 }
 
 static void op_fionbio(struct call *c)
 {
 	int on = (int)number(arg(c, 2), 1);
 
-	result(c, ioctl(fd_of(arg(c, 1)), FIONBIO, &on));
+	result(c, via_ioctl(fd_of(arg(c, 1)), FIONBIO, &on));
 }
 
 static void op_getfl(struct call *c)
 {
-	result(c, fcntl(fd_of(arg(c, 1)), F_GETFL));
+	result(c, via_fcntl(fd_of(arg(c, 1)), F_GETFL, 0));
 }
 
 static void op_shutdown(struct call *c)
 {
 	const char *how = arg(c, 2);
 
-	result(c, shutdown(fd_of(arg(c, 1)), !strcmp(how, "RD")	    ? SHUT_RD
-					     : !strcmp(how, "WR")   ? SHUT_WR
-					     : !strcmp(how, "RDWR") ? SHUT_RDWR
-								    : (int)number(how, 3)));
+	result(c, via_shutdown(fd_of(arg(c, 1)), !strcmp(how, "RD")	? SHUT_RD
+						 : !strcmp(how, "WR")	? SHUT_WR
+						 : !strcmp(how, "RDWR") ? SHUT_RDWR
+									: (int)number(how, 3)));
 }
 
 static const struct {
@@ -192,8 +256,8 @@ static void op_setopt(struct call *c)
 		v.l = (struct linger){(int)n, (int)number(arg(c, 4), 0)};
 	else if (options[o].type == TIME)
 		v.t = (struct timeval){n / 1000, n % 1000 * 1000};
-	result(c,
-	       setsockopt(fd_of(arg(c, 1)), options[o].level, options[o].opt, &v, option_size(o)));
+	result(c, via_setsockopt(fd_of(arg(c, 1)), options[o].level, options[o].opt, &v,
+				 option_size(o)));
 }
 
 static void op_getopt(struct call *c)
@@ -203,7 +267,7 @@ static void op_getopt(struct call *c)
 	union value v;
 
 	memset(&v, 0, sizeof(v));
-	result(c, getsockopt(fd_of(arg(c, 1)), options[o].level, options[o].opt, &v, &len));
+	result(c, via_getsockopt(fd_of(arg(c, 1)), options[o].level, options[o].opt, &v, &len));
 	if (c->r < 0)
 		return;
 	if (options[o].type == LINGER)
@@ -222,9 +286,19 @@ static void op_state(struct call *c)
 	struct tcp_info ti = {0};
 	socklen_t len = sizeof(ti);
 
-	result(c, getsockopt(fd_of(arg(c, 1)), IPPROTO_TCP, TCP_INFO, &ti, &len));
+	result(c, via_getsockopt(fd_of(arg(c, 1)), IPPROTO_TCP, TCP_INFO, &ti, &len));
 	if (c->r == 0)
 		tell(c, " %s", ti.tcpi_state < 12 ? states[ti.tcpi_state] : "?");
+}
+
+/* info FD LEN: as much of it, and the state, which is its first byte */
+static void op_info(struct call *c)
+{
+	unsigned char info[512] = {0};
+	socklen_t len = (socklen_t)number(arg(c, 2), sizeof(info));
+
+	result(c, via_getsockopt(fd_of(arg(c, 1)), IPPROTO_TCP, TCP_INFO, info, &len));
+	tell(c, " %d %d", (int)len, info[0]);
 }
 
 static void op_peername(struct call *c)
@@ -235,51 +309,22 @@ static void op_peername(struct call *c)
 	result(c, getpeername(fd_of(arg(c, 1)), (struct sockaddr *)&sin, &len));
 }
 
-static void op_fork(struct call *c)
-{
-	pid_t pid = fork();
-
-	if (pid < 0)
-		die("fork");
-	if (pid == 0) {
-		become_child();
-		tell(c, "child");
-		return;
-	}
-	tell(c, "parent \t%d", (int)pid);
-}
-
-static void op_exit(struct call *c)
-{
-	if (!strcmp(arg(c, 1), "raw"))
-		xvm_sys(SYS_exit_group, 0);
-	_exit(0);
-}
-
-static void op_killed(struct call *c)
-{
-	kill(getpid(), SIGKILL);
-}
-
-static void op_reap(struct call *c)
-{
-	int st = 0;
-
-	if (waitpid((pid_t)number(arg(c, 1), 0), &st, 0) < 0)
-		die("reap");
-	tell(c, "%x", (unsigned)st);
-}
-
 const struct op life_ops[] = {
 	{"port", op_port},
 	{"connect", op_connect},
 	{"accept", op_accept},
 	{"close", op_close},
-	{"syscall_close", op_syscall_close},
+	{"unseen_close", op_unseen_close},
+	{"socket", op_socket},
+	{"connect_to", op_connect_to},
+	{"accept4", op_accept4},
+	{"listen", op_listen},
 	{"dup", op_dup},
 	{"dup2", op_dup2},
 	{"dup3", op_dup3},
 	{"dupfd", op_dupfd},
+	{"setfd", op_setfd},
+	{"getfd", op_getfd},
 	{"close_range", op_close_range},
 	{"fds", op_fds},
 	{"nonblock", op_nonblock},
@@ -289,10 +334,7 @@ const struct op life_ops[] = {
 	{"setopt", op_setopt},
 	{"getopt", op_getopt},
 	{"state", op_state},
+	{"info", op_info},
 	{"peername", op_peername},
-	{"fork", op_fork},
-	{"exit", op_exit},
-	{"killed", op_killed},
-	{"reap", op_reap},
 	{NULL, NULL},
 };

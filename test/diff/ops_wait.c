@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "test/diff/actor.h"
+#include "test/diff/via.h"
 
 #define MANY 16
 
@@ -48,7 +49,7 @@ static void poll_with(struct call *c, bool fine)
 	}
 	ts = (struct timespec){ms / 1000, ms % 1000 * 1000000};
 	begin(c);
-	result(c, fine ? ppoll(p, n, ms < 0 ? NULL : &ts, NULL) : poll(p, n, (int)ms));
+	result(c, fine ? via_ppoll(p, n, ms < 0 ? NULL : &ts, NULL) : via_poll(p, n, (int)ms));
 	for (nfds_t i = 0; i < n && c->r >= 0; i++) {
 		tell(c, " ");
 		tell_bits(c, poll_bits, (unsigned short)p[i].revents);
@@ -65,38 +66,53 @@ static void op_ppoll(struct call *c)
 	poll_with(c, true);
 }
 
+/* As many bits as the program likes, whatever FD_SETSIZE says. */
+#define WORD_BITS (8 * (int)sizeof(long))
+struct big_set {
+	unsigned long words[HIGHEST / WORD_BITS];
+};
+
+static void set_bit(struct big_set *s, int fd)
+{
+	s->words[fd / WORD_BITS] |= 1ul << fd % WORD_BITS;
+}
+
+static bool has_bit(const struct big_set *s, int fd)
+{
+	return s->words[fd / WORD_BITS] >> fd % WORD_BITS & 1;
+}
+
 /* select TIMEOUT FD:rwx... */
 static void select_with(struct call *c, bool fine)
 {
-	fd_set set[3];
+	struct big_set set[3] = {0};
+	fd_set *r = (void *)&set[0], *w = (void *)&set[1], *x = (void *)&set[2];
 	int fds[MANY], n = 0, max = -1;
 	long ms = number(arg(c, 1), 0);
 	struct timeval tv = {ms / 1000, ms % 1000 * 1000};
 	struct timespec ts = {ms / 1000, ms % 1000 * 1000000};
 
-	for (int k = 0; k < 3; k++)
-		FD_ZERO(&set[k]);
 	for (int i = 2; i < c->words && n < MANY; i++) {
 		char *colon = strchr(c->word[i], ':');
 
 		if (colon)
 			*colon++ = 0;
 		fds[n] = fd_of(c->word[i]);
-		if (fds[n] < 0 || fds[n] >= FD_SETSIZE)
+		if (fds[n] < 0 || fds[n] >= HIGHEST)
 			continue;
 		for (int k = 0; k < 3; k++)
 			if (colon && strchr(colon, "rwx"[k]))
-				FD_SET(fds[n], &set[k]);
+				set_bit(&set[k], fds[n]);
 		max = fds[n] > max ? fds[n] : max;
 		n++;
 	}
 	begin(c);
-	result(c, fine ? pselect(max + 1, &set[0], &set[1], &set[2], ms < 0 ? NULL : &ts, NULL)
-		       : select(max + 1, &set[0], &set[1], &set[2], ms < 0 ? NULL : &tv));
+	result(c, fine ? via_pselect(max + 1, r, w, x, ms < 0 ? NULL : &ts, NULL)
+		       : via_select(max + 1, r, w, x, ms < 0 ? NULL : &tv));
 	for (int i = 0; i < n && c->r >= 0; i++) {
 		tell(c, " ");
 		for (int k = 0; k < 3; k++)
-			tell(c, "%c", FD_ISSET(fds[i], &set[k]) ? "rwx"[k] : '-');
+			tell(c, "%c", has_bit(&set[k], fds[i]) ? "rwx"[k] : '-');
 	}
 }
 
@@ -110,9 +126,14 @@ static void op_pselect(struct call *c)
 	select_with(c, true);
 }
 
+/* epoll_create [CLOEXEC|old] */
 static void op_epoll_create(struct call *c)
 {
-	result(c, epoll_create1(!strcmp(arg(c, 1), "CLOEXEC") ? EPOLL_CLOEXEC : 0));
+	if (!strcmp(arg(c, 1), "old")) {
+		result(c, epoll_create(1));
+		return;
+	}
+	result(c, via_epoll_create1(!strcmp(arg(c, 1), "CLOEXEC") ? EPOLL_CLOEXEC : 0));
 }
 
 /* epoll_ctl EP ADD|MOD|DEL FD EVENTS [DATA] */
@@ -128,8 +149,8 @@ static void op_epoll_ctl(struct call *c)
 
 	ev.data.u64 = (unsigned long)number(arg(c, 5), fd);
 	begin(c);
-	result(c, epoll_ctl(fd_of(arg(c, 1)), (int)bits_of(ops, arg(c, 2)), fd,
-			    !strcmp(arg(c, 4), "null") ? NULL : &ev));
+	result(c, via_epoll_ctl(fd_of(arg(c, 1)), (int)bits_of(ops, arg(c, 2)), fd,
+				!strcmp(arg(c, 4), "null") ? NULL : &ev));
 }
 
 static int by_data(const void *x, const void *y)
@@ -150,9 +171,9 @@ static void epoll_with(struct call *c, int how)
 	if (max > MANY)
 		max = MANY;
 	begin(c);
-	result(c, how == 0   ? epoll_wait(ep, ev, (int)max, (int)ms)
-		  : how == 1 ? epoll_pwait(ep, ev, (int)max, (int)ms, NULL)
-			     : epoll_pwait2(ep, ev, (int)max, ms < 0 ? NULL : &ts, NULL));
+	result(c, how == 0   ? via_epoll_wait(ep, ev, (int)max, (int)ms)
+		  : how == 1 ? via_epoll_pwait(ep, ev, (int)max, (int)ms, NULL)
+			     : via_epoll_pwait2(ep, ev, (int)max, ms < 0 ? NULL : &ts, NULL));
 	if (c->r <= 0)
 		return;
 	qsort(ev, (size_t)c->r, sizeof(ev[0]), by_data); /* no order is promised */
@@ -177,6 +198,27 @@ static void op_epoll_pwait2(struct call *c)
 	epoll_with(c, 2);
 }
 
+/* epoll_rounds EP MAX TIMES: whose events are seen in so many calls; which comes when is not fixed.
+ */
+static void op_epoll_rounds(struct call *c)
+{
+	struct epoll_event ev[MANY];
+	int ep = fd_of(arg(c, 1)), max = (int)number(arg(c, 2), 1);
+	unsigned long seen = 0;
+	int n = 0;
+
+	begin(c);
+	for (long i = number(arg(c, 3), 1); i > 0 && n >= 0; i--) {
+		n = epoll_wait(ep, ev, max < MANY ? max : MANY, 0);
+		for (int k = 0; k < n; k++)
+			seen |= 1ul << (ev[k].data.u64 & 63);
+	}
+	result(c, n < 0 ? n : 0);
+	for (int i = 0; i < 64; i++)
+		if (seen >> i & 1)
+			tell(c, " %d", i);
+}
+
 const struct op wait_ops[] = {
 	{"poll", op_poll},
 	{"ppoll", op_ppoll},
@@ -187,5 +229,6 @@ const struct op wait_ops[] = {
 	{"epoll_wait", op_epoll_wait},
 	{"epoll_pwait", op_epoll_pwait},
 	{"epoll_pwait2", op_epoll_pwait2},
+	{"epoll_rounds", op_epoll_rounds},
 	{NULL, NULL},
 };

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 240
-# closefrom, close_range, few descriptors and many of them, at start and in mid-stream.
+# Few descriptors and many of them, at start and in mid-stream.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/fault/scene.sh"
 
@@ -8,7 +8,7 @@
 start_xvmd
 both='server client'
 for when in start mid; do
-	scenes "$both" $when ring closefrom close_range close_range_syscall close_all fds32768 nofile128
+	scenes "$both" $when ring fds32768 nofile128
 done
 scenes "$both" mid ring nofile_soft10 nofile10 nofile20 fds_all
 scenes "$both" start any nofile_soft10
