@@ -121,8 +121,9 @@ static int look(struct wait *w, bool kernel)
 	int n = 0;
 
 	both = ++e->call % WARM_EACH == 0;
-	/* Where there is room for one, the kernel's had it last time. */
-	if (e->filled)
+	/* Where there is room for one, the kernel's had it last time; or it is the turn of those
+	 * that have been quiet, and the next wait is not. */
+	if (e->filled || both)
 		n = scan(w, 0, both);
 	e->filled = false;
 	if (n < 0)
