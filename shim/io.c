@@ -14,7 +14,7 @@
 #include "shim/real.h"
 #include "shim/stream.h"
 
-#define CMSG_COMPAT (1 << 31) /* the kernel's own; of interest where there is a message */
+#define CMSG_COMPAT ((int)(1u << 31)) /* the kernel's own; of interest where there is a message */
 
 /* Linux moves at most this many bytes in one call. */
 #define RW_MAX (INT_MAX & ~4095)
@@ -86,10 +86,11 @@ static void tally(_Atomic uint64_t *sum, uint64_t n, uint64_t users)
 ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 {
 	struct xvm_sock *s = counted->s;
-	bool rx = counted->rx;
+	bool rx;
 
 	if (!s)
 		return r;
+	rx = counted->rx;
 	counted->s = NULL;
 	if (r < 0 && rx && errno == EPIPE)
 		errno = dissolved(s);
