@@ -7,7 +7,8 @@ load.py ADDR PORT SECONDS CONNECTIONS post PATH [REQUESTS]  what is posted there
 
 Connections are kept as long as the server likes, or closed after so many requests. The server may close one that
 is idle: a request that meets this, on a connection that has answered before, and has no byte of an answer, is made
-again on another, as browsers do. All else is an error. Where LOAD_UNTIL is set, it goes on after SECONDS until there
+again on another, as browsers do. All else is an error; but where LOAD_CUT is set, an answer
+that is cut off is asked for again as well. Where LOAD_UNTIL is set, it goes on after SECONDS until there
 is a file of that name, for two minutes at most.
 """
 
@@ -96,6 +97,11 @@ async def one(nr, end, what, counts):
                     answer = await asyncio.wait_for(where.ask(method, path, body), 60)
                     break
                 except Closed:
+                    counts["again"] += 1
+                    where.close()
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    if "LOAD_CUT" not in os.environ:
+                        raise
                     counts["again"] += 1
                     where.close()
             if answer != expected:
