@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # limit: 180
-# PHP-FPM behind nginx, both preloaded: posts come back, also while FPM executes itself anew under load.
+# PHP-FPM behind nginx, both preloaded: posts come back, also while FPM executes itself anew under load. Then it may cut
+# off an answer in each child, plain as well, where the machine is busy; those are asked for again.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/load.sh"
 . "$SRC/test/lib/web.sh"
@@ -63,25 +64,23 @@ for mode in $MODES; do
 		plain host curl -sS --data-binary "@$T/in" -o "$T/got" "http://$A4:8080/$i"
 		same "$T/in" "$T/got"
 	done
-	step "a reload"
-	kill -USR2 "$s"
-	wait_for 30 reloads 1 || fail "no reload: $(tail "$T/fpm.err")"
-	plain host curl -sS --data-binary "@$T/in" -o "$T/got" "http://$A4:8080/again"
-	same "$T/in" "$T/got"
-	step "load"
+	step "reloads under load"
 	# By nobody who is preloaded: what nginx has on the ring is to FPM.
-	LOAD_FROM="plain host" load_http load "$A4" 8080 8 post /
+	LOAD_CUT=1 LOAD_FROM="plain host" load_http load "$A4" 8080 8 post /
 	expect_path "$n" "$s"
 	compat "PHP-FPM" "$("$fpm" -v | sed -n 's/^PHP \([0-9.]*\).*/\1/p')" "$s"
-	i=1
-	while [[ $mode = plain || $mode = both ]] && running "$LOAD"; do
+	i=0
+	while running "$LOAD"; do
 		i=$((i + 1))
 		kill -USR2 "$s"
 		wait_for 30 reloads $i || fail "no reload: $(tail "$T/fpm.err")"
 		load_ring "$n" "$s"
 	done
-	load_done
-	echo "$((i - 1)) reloads under load"
+	load_done $((i * 8))
+	echo "$i reloads under load"
+	step "a post afterwards"
+	plain host curl -sS --data-binary "@$T/in" -o "$T/got" "http://$A4:8080/again"
+	same "$T/in" "$T/got"
 	load_after 70 "$n"
 	stop "$n"
 	stop "$s"

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # Servers under a load of verified requests, in modes plain and both, after . "$(dirname "$0")/../lib/net.sh".
-# The load lasts a few seconds (in mode both, LOAD_SECONDS); a minute in mode both where XVM_NIGHTLY is set.
+# The load lasts a few seconds; a minute in mode both where XVM_NIGHTLY is set.
 
 LOAD_MODES=
 for mode in $MODES; do
@@ -16,7 +16,7 @@ load_seconds()
 	elif [[ -n ${XVM_NIGHTLY-} ]]; then
 		echo 60
 	else
-		echo "${LOAD_SECONDS-6}"
+		echo 6
 	fi
 }
 
@@ -35,13 +35,13 @@ load_ring()
 	load_rings 1 "$@"
 }
 
-# load_rings N PID...: N or more each. Nor does the load's client have more descriptors each time.
+# load_rings N PID...: N or more each, within LOAD_WAIT (30) seconds. Nor does the load's client have more descriptors each time.
 declare -A LOAD_FDS
 load_rings()
 {
 	[[ -z ${XVM_TEST_PLAIN-} && $mode = both ]] || return 0
 	LOAD_SEEN=${LOAD_SEEN-0}
-	if python3 "$SRC/test/lib/ss.py" --wait "$B/xvm" 30 "ring:$1" "${@:2}" while "$LOAD" >"$T/path.log" 2>&1; then
+	if python3 "$SRC/test/lib/ss.py" --wait "$B/xvm" "${LOAD_WAIT-30}" "ring:$1" "${@:2}" while "$LOAD" >"$T/path.log" 2>&1; then
 		LOAD_SEEN=$((LOAD_SEEN + 1))
 	elif running "$LOAD"; then
 		show_ss

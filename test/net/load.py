@@ -5,9 +5,11 @@
 load.py ADDR PORT SECONDS CONNECTIONS get DIR [REQUESTS]   the files below DIR
 load.py ADDR PORT SECONDS CONNECTIONS post PATH [REQUESTS]  what is posted there comes back
 
-Connections are kept as long as the server likes, or closed after so many requests. It may close one that is idle: a request that meets
-this, on a connection that has answered before, and has no byte of an answer, is made again on
-another, as browsers do. All else is an error.
+Connections are kept as long as the server likes, or closed after so many requests. The server may close one that
+is idle: a request that meets this, on a connection that has answered before, and has no byte of an answer, is made
+again on another, as browsers do. All else is an error; but where LOAD_CUT is set, an answer
+that is cut off is asked for again as well. Where LOAD_UNTIL is set, it goes on after SECONDS until there
+is a file of that name, for two minutes at most.
 """
 
 import asyncio
@@ -72,10 +74,15 @@ class Connection:
         self.writer = None
 
 
+def over(end):
+    now, until = time.monotonic(), os.environ.get("LOAD_UNTIL")
+    return now >= end and (not until or now >= end + 120 or os.path.exists(until))
+
+
 async def one(nr, end, what, counts):
     rnd = random.Random(nr)
     where = Connection(*what[0])
-    while time.monotonic() < end:
+    while not over(end):
         if what[1] == "get":
             path = rnd.choice(what[2])
             method, body, expected = "GET", None, what[3][path]
@@ -90,6 +97,11 @@ async def one(nr, end, what, counts):
                     answer = await asyncio.wait_for(where.ask(method, path, body), 60)
                     break
                 except Closed:
+                    counts["again"] += 1
+                    where.close()
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    if "LOAD_CUT" not in os.environ:
+                        raise
                     counts["again"] += 1
                     where.close()
             if answer != expected:
