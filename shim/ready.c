@@ -366,7 +366,8 @@ static int sleep_restartable(struct nap *nap, int fd)
 		return (int)r;
 	if (r == 0)
 		atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
-	xvm_error_keep(nap->s, (int)-r);
+	if (r < 0)
+		xvm_error_keep(nap->s, (int)-r);
 	ep->rx_kcheck = 1;
 	return 0;
 }

@@ -146,6 +146,7 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 	return n;
 }
 
+/* R7: what is missing, as the kernel counts. */
 void xvm_rx_lowat(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
