@@ -189,8 +189,10 @@ int xvm_cut_resend_locked(struct xvm_sock *s, int fd)
 	while (xvm_tx_resend(s->ep) != s->ep->tx_head) {
 		int r = (int)resend_locked(s, fd);
 
-		if (r < 0)
+		if (r < 0) {
+			xvm_error_keep(s, -r);
 			return r;
+		}
 	}
 	paid_locked(s, fd);
 	return 0;

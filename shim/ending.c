@@ -11,6 +11,7 @@
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/sock_priv.h"
+#include "shim/waker.h"
 #include "transport/sys.h"
 
 void xvm_ending_reset(int fd)
@@ -102,6 +103,12 @@ void xvm_ending_close(int fd)
 		end_now(fd);
 	}
 out:
+	/* The number will be another file's, and a poll that is woken by the socket would go on to
+	 * wait for that. Cleared before the ring; pairs with the look in xvm_sock_wait(). */
+	if (atomic_load(&s->asleep)) {
+		xvm_fdtab_clear(fd);
+		xvm_waker_ring_for(s);
+	}
 	xvm_sock_put(s);
 }
 

@@ -364,32 +364,42 @@ static void leaving(int fd)
 	xvm_sock_put(s);
 }
 
+ssize_t xvm_io_recvmsg(struct xvm_sock *s, int fd, struct msghdr *msg, int flags)
+{
+	struct msghdr mh;
+	ssize_t r = movemsg(s, fd, true, msg, &mh, flags);
+
+	return r >= 0 && give_back(msg, &mh) < 0 ? xvm_result(-EFAULT) : r;
+}
+
+void xvm_io_arrived(const struct msghdr *msg)
+{
+	int e = errno;
+
+	if (msg->msg_control && msg->msg_controllen && xvm_fdtab)
+		each_right(msg, arrived);
+	errno = e;
+}
+
 XVM_WRAP ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
 	struct xvm_counted counted XVM_CLEANUP;
 	struct xvm_sock *s = xvm_io_claim(fd, true, &counted);
-	struct msghdr mh;
 	ssize_t r;
 
-	if (s) {
-		r = movemsg(s, fd, true, msg, &mh, flags);
-		return r >= 0 && give_back(msg, &mh) < 0 ? xvm_result(-EFAULT) : r;
-	}
+	if (s)
+		return xvm_io_recvmsg(s, fd, msg, flags);
 	if (counted.s)
 		return xvm_io_unclaim(&counted, REAL(recvmsg)(fd, msg, flags));
 	r = REAL(recvmsg)(fd, msg, flags);
-	if (r >= 0 && msg->msg_control && msg->msg_controllen && xvm_fdtab) {
-		int e = errno;
-
-		each_right(msg, arrived);
-		errno = e;
-	}
+	if (r >= 0)
+		xvm_io_arrived(msg);
 	return r;
 }
 
 /* A byte of urgent data is counted by its sender and, out of line, not by its receiver. Said also
  * before the socket is paired: the other end may have consented by then. */
-static void urgent(int fd, int flags)
+void xvm_io_urgent(int fd, int flags)
 {
 	struct xvm_sock *s = flags & MSG_OOB ? xvm_sock_get(fd) : NULL;
 
@@ -411,7 +421,7 @@ XVM_WRAP ssize_t __write(int fd, const void *buf, size_t n)
 
 XVM_WRAP ssize_t send(int fd, const void *buf, size_t n, int flags)
 {
-	urgent(fd, flags);
+	xvm_io_urgent(fd, flags);
 	DATA_CALL(false, move1(s, fd, false, buf, n, flags), REAL(send)(fd, buf, n, flags));
 }
 
@@ -423,7 +433,7 @@ XVM_WRAP ssize_t __send(int fd, const void *buf, size_t n, int flags)
 XVM_WRAP ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *sa,
 			socklen_t len)
 {
-	urgent(fd, flags);
+	xvm_io_urgent(fd, flags);
 	/* A connected stream ignores the address, unless it cannot be one. */
 	DATA_CALL(false,
 		  sa && len > sizeof(struct sockaddr_storage) ? refuse(s, -EINVAL)
@@ -436,18 +446,30 @@ XVM_WRAP ssize_t writev(int fd, const struct iovec *iov, int n)
 	DATA_CALL(false, movev(s, fd, false, iov, n, 0), REAL(writev)(fd, iov, n));
 }
 
+ssize_t xvm_io_sendmsg(struct xvm_sock *s, int fd, const struct msghdr *msg, int flags)
+{
+	struct msghdr mh;
+
+	return movemsg(s, fd, false, msg, &mh, flags);
+}
+
+void xvm_io_leaving(const struct msghdr *msg)
+{
+	if (xvm_fdtab && has_control(msg))
+		each_right(msg, leaving);
+}
+
 XVM_WRAP ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
 	struct xvm_counted counted XVM_CLEANUP;
 	struct xvm_sock *s;
-	struct msghdr mh;
 
-	urgent(fd, flags);
+	xvm_io_urgent(fd, flags);
 	s = xvm_io_claim(fd, false, &counted);
 	if (s)
-		return movemsg(s, fd, false, msg, &mh, flags);
-	if (!counted.s && xvm_fdtab && has_control(msg))
-		each_right(msg, leaving);
+		return xvm_io_sendmsg(s, fd, msg, flags);
+	if (!counted.s)
+		xvm_io_leaving(msg);
 	return xvm_io_unclaim(&counted, REAL(sendmsg)(fd, msg, flags));
 }
 

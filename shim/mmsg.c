@@ -1,12 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Many messages in one call: of a stream, as many calls. As in the kernel, what stops them after
- * the first is not told by this call. */
+/* Many messages in one call. As in the kernel the call holds the socket, whoever closes the
+ * descriptor meanwhile, and what stops it after the first message is not told by this call. */
 #include <limits.h>
 
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/real.h"
 #include "shim/stream.h"
+
+/* A paired socket, for as long as the variable lives: also one whose thread is cancelled. */
+struct held {
+	struct xvm_sock *s;
+};
+
+static void release(struct held *h)
+{
+	if (!h->s)
+		return;
+	atomic_fetch_sub(&h->s->asleep, 1);
+	xvm_sock_put(h->s);
+}
+#define HELD __attribute__((cleanup(release)))
+
+/* Takes over the reference. Counted before the descriptor is looked up; who closes that looks at
+ * the count first, and leaves us another (ending.c). */
+static void hold(struct held *h, struct xvm_sock *s)
+{
+	atomic_fetch_add(&s->asleep, 1);
+	h->s = s;
+}
+
+/* For one message, which puts a reference of its own. A negative errno where there is no descriptor
+ * left. */
+static int use(struct held *h, int fd)
+{
+	fd = xvm_sock_fd(h->s, fd);
+	if (fd < 0)
+		return -EBADF;
+	atomic_fetch_add(&h->s->file.users, 1);
+	return fd;
+}
 
 static int tell_len(struct mmsghdr *v, ssize_t r)
 {
@@ -15,19 +48,17 @@ static int tell_len(struct mmsghdr *v, ssize_t r)
 	return xvm_user_copy(&v->msg_len, &n, sizeof(n)) < 0 ? (int)xvm_result(-EFAULT) : 0;
 }
 
-/* The kernel tells of an error that came after some messages by the next call. */
-static void postpone(int fd)
+/* What the kernel's own call has moved: bytes, for the count. */
+static int unclaim(struct xvm_counted *counted, const struct mmsghdr *v, int r)
 {
-	struct xvm_sock *s;
+	ssize_t sum = 0;
 
-	if (errno != ECONNRESET && errno != ETIMEDOUT)
-		return;
-	s = xvm_sock_get(fd);
-	if (!s)
-		return;
-	if (xvm_sock_on(s))
-		s->ep->rx_err = errno;
-	xvm_sock_put(s);
+	for (int i = 0; counted->s && i < r; i++)
+		sum += v[i].msg_len;
+	if (r <= 0)
+		return (int)xvm_io_unclaim(counted, r);
+	xvm_io_unclaim(counted, sum);
+	return r;
 }
 
 /* What is left until end; never below 0. */
@@ -38,18 +69,17 @@ static struct timespec left_of(uint64_t end)
 	return (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
 }
 
-XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
+static int receive(struct xvm_sock *s, int fd, struct mmsghdr *v, unsigned n, int flags,
+		   struct timespec *ts)
 {
-	struct xvm_sock *s = xvm_sock_get(fd);
+	struct held held HELD = {NULL};
 	struct timespec left;
 	uint64_t end = 0;
 	int r = 0, e;
 	unsigned i = 0;
 	ssize_t got;
 
-	if (!s)
-		return REAL(recvmmsg)(fd, v, n, flags, ts);
-	xvm_sock_put(s);
+	hold(&held, s);
 	if (ts) {
 		if (xvm_user_copy(&left, ts, sizeof(left)) < 0)
 			return (int)xvm_result(-EFAULT);
@@ -60,13 +90,19 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 					(uint64_t)left.tv_nsec
 			      : UINT64_MAX;
 	}
+	/* An error goes before what there is to be received. */
+	e = flags & MSG_ERRQUEUE ? 0 : xvm_sock_error(s, fd);
+	if (e)
+		return (int)xvm_result(-e);
 	while (i < n) {
-		got = recvmsg(fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
-		if (got < 0) {
-			r = -1;
+		r = use(&held, fd);
+		if (r < 0) {
+			r = (int)xvm_result(r);
 			break;
 		}
-		r = tell_len(&v[i], got);
+		fd = r;
+		got = xvm_io_recvmsg(s, fd, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
+		r = got < 0 ? -1 : tell_len(&v[i], got);
 		if (r < 0)
 			break;
 		i++;
@@ -78,14 +114,31 @@ XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct t
 			if (left.tv_sec == 0 && left.tv_nsec == 0)
 				break;
 		}
+		if (flags & MSG_OOB)
+			break;
 	}
-	if (r < 0 && i)
-		postpone(fd);
 	e = errno;
+	/* For the next call to tell, or SO_ERROR. What a signal has ended is no error. */
+	if (r < 0 && i && e != EAGAIN && e != EINTR)
+		atomic_store(&s->ep->err, e);
 	if (ts && i && xvm_user_copy(ts, &left, sizeof(left)) < 0)
 		return (int)xvm_result(-EFAULT);
 	errno = e;
 	return i ? (int)i : r;
+}
+
+XVM_WRAP int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *ts)
+{
+	struct xvm_counted counted XVM_CLEANUP;
+	struct xvm_sock *s = xvm_io_claim(fd, true, &counted);
+	int r;
+
+	if (s)
+		return receive(s, fd, v, n, flags, ts);
+	r = REAL(recvmmsg)(fd, v, n, flags, ts);
+	for (int i = 0; !counted.s && i < r; i++)
+		xvm_io_arrived(&v[i].msg_hdr);
+	return unclaim(&counted, v, r);
 }
 
 static size_t length(const struct msghdr *msg)
@@ -97,19 +150,22 @@ static size_t length(const struct msghdr *msg)
 	return sum;
 }
 
-XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+static int transmit(struct xvm_sock *s, int fd, struct mmsghdr *v, unsigned n, int flags)
 {
-	struct xvm_sock *s = xvm_sock_get(fd);
+	struct held held HELD = {NULL};
 	unsigned i = 0;
 	ssize_t r = 0;
 
-	if (!s)
-		return REAL(sendmmsg)(fd, v, n, flags);
-	xvm_sock_put(s);
+	hold(&held, s);
 	if (n > IOV_MAX)
 		n = IOV_MAX;
 	while (i < n) {
-		r = sendmsg(fd, &v[i].msg_hdr, flags);
+		fd = use(&held, fd);
+		if (fd < 0) {
+			r = xvm_result(fd);
+			break;
+		}
+		r = xvm_io_sendmsg(s, fd, &v[i].msg_hdr, flags);
 		if (r < 0)
 			break;
 		if (tell_len(&v[i], r) < 0) {
@@ -121,6 +177,20 @@ XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 			break;
 	}
 	return i ? (int)i : (int)r;
+}
+
+XVM_WRAP int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+	struct xvm_counted counted XVM_CLEANUP;
+	struct xvm_sock *s;
+
+	xvm_io_urgent(fd, flags);
+	s = xvm_io_claim(fd, false, &counted);
+	if (s)
+		return transmit(s, fd, v, n, flags);
+	for (unsigned i = 0; !counted.s && i < n && i < IOV_MAX; i++)
+		xvm_io_leaving(&v[i].msg_hdr);
+	return unclaim(&counted, v, REAL(sendmmsg)(fd, v, n, flags));
 }
 
 XVM_WRAP int __sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)

@@ -137,7 +137,10 @@ XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n,
 			errno = EPIPE;
 			return -1;
 		}
-		r = recv(in, buf, n, 0); /* SPLICE_F_NONBLOCK is about the pipe */
+		/* SPLICE_F_NONBLOCK is about the pipe. What is there need not be SO_RCVLOWAT. */
+		r = recv(in, buf, n, MSG_DONTWAIT);
+		if (r < 0 && errno == EAGAIN)
+			r = recv(in, buf, n, 0);
 		for (done = 0; done < r; done += w) {
 			w = REAL(write)(out, buf + done, (size_t)(r - done));
 			/* What was received is in our hands: no signal may end this. */

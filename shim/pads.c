@@ -93,12 +93,12 @@ bool xvm_pads_ask_locked(struct xvm_sock *s, int fd)
 	uint64_t due;
 	ssize_t r;
 
-	if (ep->rx_err)
+	if (ep->rx_end == XVM_END_ERROR)
 		return false;
 	ep->rx_kcheck = 0;
 	for (int looks = 0, taken = 0;; looks++) {
 		due = atomic_load_explicit(&p->tcp_put, memory_order_acquire) - ep->rx_tcp_got;
-		if (ep->rx_eof && !due)
+		if (ep->rx_end && !due)
 			return false; /* told by the flag, with pads still to be taken */
 		if (due > 0 && due < (1u << 30)) {
 			if (keep_pads(s))
@@ -124,11 +124,11 @@ bool xvm_pads_ask_locked(struct xvm_sock *s, int fd)
 			return false;
 		}
 		if (r == 0)
-			xvm_rx_eof_locked(s);
+			xvm_rx_zero_locked(s);
 		else if (r != -EAGAIN && r != -EINTR)
 			xvm_rx_error_locked(s, (int)-r);
 		/* R3: what was published before the kernel said so is there by now. */
-		return ep->rx_eof || ep->rx_err || atomic_load(&p->head) != ep->rx_tail ||
+		return ep->rx_end || atomic_load(&p->head) != ep->rx_tail ||
 		       atomic_load(&p->epoch) != ep->rx_epoch;
 	}
 }
@@ -163,7 +163,7 @@ bool xvm_pads_finish(struct xvm_sock *s, int fd)
 		if (xvm_rx_settle_locked(s, fd, &avail) < 0)
 			break;
 		due = atomic_load(&p->tcp_put) - ep->rx_tcp_got;
-		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_err)
+		if (!(ep->rx_epoch & 1) || !due || due >= (1u << 30) || ep->rx_end == XVM_END_ERROR)
 			break;
 		r = xvm_pads_discard_locked(s, fd, due);
 		if (r == -EAGAIN)
@@ -192,14 +192,6 @@ int xvm_pads_send(int fd)
 	return r == 1 ? 0 : -errno;
 }
 
-void xvm_pads_keep_error(struct xvm_shm_ep *ep, int r)
-{
-	int none = 0;
-
-	if (r < 0 && r != -EAGAIN && r != -EINTR && r != -ENOBUFS && r != -EPIPE)
-		atomic_compare_exchange_strong(&ep->tx_err, &none, -r);
-}
-
 int xvm_pads_put_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
@@ -225,5 +217,6 @@ int xvm_pads_put_locked(struct xvm_sock *s, int fd)
 	atomic_store(&s->mine.shm->tcp_put, ep->tx_tcp_put);
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		ep->rx_kcheck = 1;
+	xvm_error_keep(s, -r);
 	return r;
 }

@@ -58,6 +58,11 @@ static inline int xvm_quiet_getsockopt(int fd, int level, int name, void *val, s
 	return (int)xvm_result(xvm_sys(SYS_getsockopt, fd, level, name, val, len));
 }
 
+static inline int xvm_quiet_setsockopt(int fd, int level, int name, const void *val, socklen_t len)
+{
+	return (int)xvm_result(xvm_sys(SYS_setsockopt, fd, level, name, val, len));
+}
+
 static inline int xvm_quiet_shutdown(int fd, int how)
 {
 	return (int)xvm_result(xvm_sys(SYS_shutdown, fd, how));

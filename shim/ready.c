@@ -46,10 +46,40 @@ static void obey(struct xvm_sock *s, int fd)
 		xvm_tx_leave(s, fd, XVM_R_OPERATOR);
 }
 
+/*
+ * A direction that is off the ring, or was taken off it just now (rx, tx: the epochs before): of
+ * what is missing the kernel may not have been asked. It will tell of that by itself, but then not
+ * amid what else is told.
+ */
+static uint32_t off_ring(struct xvm_sock *s, int fd, uint32_t missing, uint32_t out, uint64_t tx,
+			 uint64_t rx)
+{
+	struct pollfd pfd = {.fd = fd};
+	uint32_t more = 0;
+
+	if ((missing & IN_BITS) && !(*(volatile uint64_t *)&s->ep->rx_epoch & 1) &&
+	    (out || (rx & 1)))
+		pfd.events |= POLLIN;
+	if ((missing & OUT_BITS) && !(*(volatile uint64_t *)&s->ep->tx_epoch & 1) &&
+	    (out || (tx & 1)))
+		pfd.events |= POLLOUT;
+	if ((missing & EPOLLPRI) && (out || pfd.events))
+		pfd.events |= POLLPRI;
+	if (!pfd.events || xvm_quiet_poll(&pfd, 1, 0) <= 0)
+		return 0;
+	more = (uint32_t)(pfd.revents & pfd.events & POLLPRI);
+	if ((pfd.revents & pfd.events & POLLIN) && (xvm_rx_ready(s, fd, EPOLLIN) & EPOLLIN))
+		more |= missing & IN_BITS;
+	if ((pfd.revents & pfd.events & POLLOUT) && xvm_tx_ready(s, fd, EPOLLOUT))
+		more |= missing & OUT_BITS;
+	return more;
+}
+
 uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t kernel)
 {
-	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
-	uint64_t was = *(volatile uint64_t *)&s->ep->tx_epoch;
+	struct pollfd pfd = {.fd = fd, .events = (short)(POLLRDHUP | (interest & EPOLLPRI))};
+	uint64_t tx = *(volatile uint64_t *)&s->ep->tx_epoch;
+	uint64_t rx = *(volatile uint64_t *)&s->ep->rx_epoch;
 	uint32_t out, r;
 
 	obey(s, fd);
@@ -57,14 +87,10 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 	if (!kernel &&
 	    ((atomic_load_explicit(&s->ep->flags, memory_order_relaxed) &
 	      (XVM_EPF_FIN_SEEN | XVM_EPF_TX_SHUT)) ||
-	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed)) &&
+	     atomic_load_explicit(&s->peer.shm->rx_closed, memory_order_relaxed) ||
+	     atomic_load_explicit(&s->ep->err, memory_order_relaxed)) &&
 	    xvm_quiet_poll(&pfd, 1, 0) > 0)
 		kernel = (uint32_t)pfd.revents;
-	/* Just off the ring: of room there nobody has asked the kernel yet. */
-	pfd.events = POLLOUT;
-	if ((interest & OUT_BITS) && (was & 1) && *(volatile uint64_t *)&s->ep->tx_epoch != was &&
-	    xvm_quiet_poll(&pfd, 1, 0) > 0)
-		kernel |= pfd.revents & POLLOUT;
 	out = kernel & (EPOLLERR | EPOLLHUP | (interest & EPOLLPRI));
 	r = xvm_rx_ready(s, fd,
 			 kernel & (EPOLLIN | EPOLLRDNORM | EPOLLRDHUP | EPOLLERR | EPOLLHUP));
@@ -72,13 +98,12 @@ uint32_t xvm_sock_poll(struct xvm_sock *s, int fd, uint32_t interest, uint32_t k
 		out |= interest & IN_BITS;
 	if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_PADS_RST)
 		out &= ~(uint32_t)(EPOLLERR | EPOLLHUP);
-	if ((*(volatile int32_t *)&s->ep->rx_err && *(volatile int32_t *)&s->ep->rx_err != EPIPE) ||
-	    atomic_load(&s->ep->tx_err))
+	if (atomic_load(&s->ep->err))
 		out |= EPOLLERR; /* taken from the kernel, not yet told */
 	out |= (r | kernel) & interest & EPOLLRDHUP;
 	if ((interest & OUT_BITS) && xvm_tx_ready(s, fd, kernel))
 		out |= interest & OUT_BITS;
-	return out;
+	return out | off_ring(s, fd, interest & ~(out | kernel), out, tx, rx);
 }
 
 uint32_t xvm_sock_peek(struct xvm_sock *s, uint32_t interest)
@@ -187,6 +212,8 @@ int xvm_sock_arm(struct xvm_sock *s, int fd, uint32_t interest, struct xvm_waker
 
 	if (interest & IN_BITS)
 		bound = arm(s, &m->sleep_data, &ep->rx_sleeper, &ep->rx_seq, w, seq);
+	if (interest & IN_BITS)
+		xvm_rx_lowat(s, fd);
 	if ((interest & OUT_BITS) && (*(volatile uint64_t *)&ep->tx_epoch & 1)) {
 		int b = arm(s, &m->sleep_room, &ep->tx_sleeper, &ep->tx_seq, w, seq);
 
@@ -339,18 +366,32 @@ static int sleep_restartable(struct nap *nap, int fd)
 		return (int)r;
 	if (r == 0)
 		atomic_fetch_or(&ep->flags, XVM_EPF_FIN_SEEN);
-	xvm_pads_keep_error(ep, (int)r);
+	if (r < 0)
+		xvm_error_keep(nap->s, (int)-r);
 	ep->rx_kcheck = 1;
 	return 0;
 }
 
-int xvm_sock_wait_more(int fd, uint64_t deadline)
+/* The descriptor was closed while we slept, which ends no poll; but what does, input or a signal,
+ * makes it find that. */
+static bool interrupted(struct xvm_sock *s, int fd, uint32_t what)
+{
+	struct pollfd pfd = {.fd = xvm_sock_fd(s, fd)};
+
+	pfd.events = (short)xvm_sock_kmask(s, what);
+	return pfd.fd >= 0 && !xvm_sock_peek(s, what) && xvm_quiet_poll(&pfd, 1, 0) == 0;
+}
+
+int xvm_sock_wait_more(struct xvm_sock *s, int *fdp, uint64_t deadline)
 {
 	/* All but the end of the stream looks to the kernel as what is there already. */
 	struct timespec ts = {0, 1000000};
-	struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
+	struct pollfd pfd = {.fd = xvm_sock_fd(s, *fdp), .events = POLLRDHUP};
 
-	if (REAL(ppoll)(&pfd, 1, &ts, NULL))
+	if (pfd.fd < 0)
+		return -EBADF;
+	*fdp = pfd.fd;
+	if (REAL(ppoll)(&pfd, 1, &ts, NULL) && !(pfd.revents & POLLNVAL)) /* closed meanwhile */
 		return -EINTR;
 	return deadline && xvm_now_ns() >= deadline ? -EAGAIN : 0;
 }
@@ -402,11 +443,14 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	}
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
 	w = restartable || s->inherited || xvm_conf.sandboxed ? NULL : xvm_waker_get();
+	if (w)
+		atomic_store_explicit(&w->sock, s, memory_order_relaxed);
 	bound = xvm_sock_arm(s, fd, what, w, w ? xvm_waker_next(w) : xvm_lock_tid());
 	/* Our own shutdown ends a wait for room, and the kernel does not tell of it. */
 	if (w && what == EPOLLOUT)
 		xvm_announce_one(w, s);
-	if (xvm_sock_peek(s, what)) {
+	/* Closed meanwhile: who closes it from here on finds the waker. */
+	if (xvm_sock_peek(s, what) || xvm_sock_fd(s, fd) != fd) {
 		r = 0;
 		goto out;
 	}
@@ -435,6 +479,8 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	now = xvm_now_ns();
 	if (ring)
 		xvm_spin_slept(now - start);
+	if (r > 0 && (pfd[0].revents & POLLNVAL) && !pfd[1].revents && interrupted(s, fd, what))
+		r = -EINTR;
 	if (r < 0) {
 		if (r == -EINTR && !timed && xvm_restart_all())
 			r = 0;

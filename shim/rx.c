@@ -172,16 +172,34 @@ static ssize_t kernel_recv(struct xvm_sock *s, int fd, struct xvm_io *io, uint64
 	return r;
 }
 
-void xvm_rx_eof_locked(struct xvm_sock *s)
+static void ended(struct xvm_sock *s, uint32_t end)
 {
-	int err = atomic_exchange(&s->ep->tx_err, 0);
-
-	/* The kernel tells an error once, and it has told a pad. */
-	if (err && !s->ep->rx_err)
-		xvm_rx_error_locked(s, err);
-	s->ep->rx_eof = 1;
+	if (!s->ep->rx_end)
+		s->ep->rx_end = end;
 	if (!(atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN) & XVM_EPF_FIN_SEEN))
 		xvm_epoll_changed(s);
+}
+
+void xvm_rx_eof_locked(struct xvm_sock *s)
+{
+	ended(s, XVM_END_FIN);
+}
+
+void xvm_rx_zero_locked(struct xvm_sock *s)
+{
+	int err = atomic_load(&s->ep->err);
+
+	/* The kernel tells an error once, and a call of ours was told. EPIPE is that of who has had
+	 * the FIN. */
+	if (err == EPIPE && xvm_rx_only_pads_locked(s, err))
+		return;
+	if (xvm_error_final(err) && err != EPIPE && !atomic_load(&s->peer.shm->fin))
+		xvm_rx_error_locked(s, err);
+	else if (atomic_load(&s->ep->flags) & XVM_EPF_RX_SHUT)
+		/* It says so of our own shutdown, too, after which there may be an error. */
+		atomic_fetch_or(&s->ep->flags, XVM_EPF_FIN_SEEN);
+	else
+		xvm_rx_eof_locked(s);
 }
 
 /*
@@ -189,30 +207,43 @@ void xvm_rx_eof_locked(struct xvm_sock *s)
  * Where nothing but pads of ours can have been unread, TCP would have sent a FIN: say what it would
  * say. Not where its own direction was on TCP: of that the reset may have cost bytes.
  */
-void xvm_rx_error_locked(struct xvm_sock *s, int err)
+bool xvm_rx_only_pads_locked(struct xvm_sock *s, int err)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t sending = *(volatile uint64_t *)&ep->tx_epoch, epoch = atomic_load(&p->epoch);
 	bool ring = (epoch & 1) &&
 		    (epoch == ep->rx_epoch || atomic_load(&p->bnd_tcp) == ep->rx_tcp_got);
-	int told = atomic_exchange(&ep->tx_err, 0);
 
-	/* What a pad was told first is the reason for what we are told now. */
-	if (told)
-		err = told;
-	if (err == ECONNRESET && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) && ring &&
-	    (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
+	if ((err == ECONNRESET || err == EPIPE) && !(atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD) &&
+	    ring && (sending & 1) && *(volatile uint64_t *)&ep->tx_pads &&
 	    atomic_load(&p->reached) == sending &&
 	    atomic_load(&p->tail) == atomic_load(&s->mine.shm->head) &&
 	    !atomic_load(&p->rx_closed) && !atomic_load(&s->mine.shm->rx_closed)) {
 		/* S6: to us, had we closed, it would have sent none: what drew it was data. */
-		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST);
+		atomic_fetch_or(&ep->flags, XVM_EPF_PADS_RST | XVM_EPF_ERR_SEEN);
+		xvm_error_take(ep);
 		xvm_rx_eof_locked(s);
-	} else if (!ep->rx_err) {
-		/* Of a connection that xvmd has dissolved, as nobody can send an RST any more. */
-		ep->rx_err = atomic_load(&ep->flags) & XVM_EPF_PEER_DEAD ? ECONNRESET : err;
+		return true;
 	}
+	return false;
+}
+
+void xvm_rx_error_locked(struct xvm_sock *s, int err)
+{
+	int kept = atomic_load(&s->ep->err);
+
+	/* What a pad was told first is the reason for what we are told now. */
+	if (xvm_error_final(kept))
+		err = kept;
+	if (xvm_rx_only_pads_locked(s, err))
+		return;
+	/* Of a connection that xvmd has dissolved, as nobody can send an RST any more. */
+	if (atomic_load(&s->ep->flags) & XVM_EPF_PEER_DEAD)
+		err = ECONNRESET;
+	xvm_error_keep(s, err);
+	if (xvm_error_final(err))
+		ended(s, XVM_END_ERROR);
 }
 
 void xvm_rx_reach_locked(struct xvm_sock *s, uint64_t epoch)
@@ -311,7 +342,7 @@ int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 			ssize_t r = xvm_pads_discard_locked(s, fd, due);
 
 			if (r == 0)
-				xvm_rx_eof_locked(s);
+				xvm_rx_zero_locked(s);
 			else if (r < 0 && r != -EAGAIN && r != -EINTR)
 				xvm_rx_error_locked(s, (int)-r);
 			if (r <= 0)
@@ -322,15 +353,22 @@ int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail)
 	}
 }
 
+/* An error that a receive would tell, as it finds nothing? That of who has had the FIN it does not.
+ */
+static bool has_error(struct xvm_shm_ep *ep)
+{
+	int err = atomic_load_explicit(&ep->err, memory_order_relaxed);
+
+	return err && err != EPIPE && ep->rx_end != XVM_END_FIN;
+}
+
+/* R5: an error is told once, then the end. */
 static ssize_t end_locked(struct xvm_sock *s, struct xvm_io *io)
 {
-	int err = s->ep->rx_err;
+	int err = has_error(s->ep) ? xvm_error_take(s->ep) : 0;
 
-	if (err && err != EPIPE) {
-		s->ep->rx_err = EPIPE; /* an error is told once; then the end */
-		xvm_rx_eof_locked(s);
+	if (err)
 		return -err;
-	}
 	nothing_else(io);
 	return 0;
 }
@@ -351,13 +389,47 @@ static size_t peek_ring(struct xvm_sock *s, const struct xvm_io *io, size_t n)
 	return r > 0 ? (size_t)r : 0;
 }
 
+#define PADS_PEEK 256 /* a peek looks across so many */
+
+/* The opposite: S has left, and behind n bytes of the ring lie the pads up to the boundary, and
+ * then bytes of TCP. */
+static size_t peek_tcp(struct xvm_sock *s, int fd, const struct xvm_io *io, size_t n)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	struct xvm_io rest = *io;
+	struct iovec iov[PIECES + 1];
+	char pads[PADS_PEEK];
+	struct msghdr mh;
+	uint64_t due;
+	size_t sum;
+	ssize_t r;
+
+	if (n == io->left || xvm_conf.sandboxed || xvm_cut_begun(s) ||
+	    atomic_load_explicit(&p->epoch, memory_order_acquire) != ep->rx_epoch + 1 ||
+	    atomic_load_explicit(&p->bnd_ring, memory_order_relaxed) != ep->rx_tail + n)
+		return 0;
+	due = atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) - ep->rx_tcp_got;
+	if (due > sizeof(pads))
+		return 0;
+	xvm_io_advance(&rest, n);
+	memset(&mh, 0, sizeof(mh));
+	iov[0] = (struct iovec){pads, (size_t)due};
+	mh.msg_iov = iov;
+	mh.msg_iovlen = 1 + pieces(&rest, UINT64_MAX, iov + 1, &sum);
+	r = REAL(recvmsg)(fd, &mh, (io->flags & ~MSG_WAITALL) | MSG_DONTWAIT);
+	if (r < 0)
+		xvm_error_keep(s, errno);
+	return r > (ssize_t)due ? (size_t)r - (size_t)due : 0;
+}
+
 /* Bytes taken (or peeked), 0 at the end, -EAGAIN where there is nothing now. */
 static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool wait)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
 	uint64_t avail, epoch, bnd, limit;
-	bool bounded;
+	bool bounded, shut;
 	ssize_t r;
 	int err, mark = 0;
 
@@ -381,6 +453,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				 * the acquire of tail in tx.c. */
 				atomic_store_explicit(&s->mine.shm->tail, ep->rx_tail,
 						      memory_order_release);
+			} else if ((size_t)n == avail) {
+				n += (ssize_t)peek_tcp(s, fd, io, (size_t)n);
 			}
 			nothing_else(io);
 			return n;
@@ -391,20 +465,19 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 
 			if (fin && fin == ep->rx_tail + 1 && atomic_load(&p->epoch) == epoch)
 				xvm_rx_eof_locked(s);
-			if (ep->rx_eof || ep->rx_err)
+			if (ep->rx_end || has_error(ep))
 				return end_locked(s, io);
-			if (atomic_load(&p->epoch) != epoch)
-				return -EAGAIN; /* left; the pad is under way */
-			if (atomic_load_explicit(&ep->flags, memory_order_relaxed) &
-			    XVM_EPF_RX_SHUT)
-				ep->rx_kcheck = 1;
+			shut = atomic_load_explicit(&ep->flags, memory_order_relaxed) &
+			       XVM_EPF_RX_SHUT;
+			if (atomic_load(&p->epoch) != epoch) /* left; the pad is under way */
+				return shut ? end_locked(s, io) : -EAGAIN;
 			/* Who does not wait wants to hear of the end now, as from TCP; who waits
 			 * will be told by poll. */
-			if ((ep->rx_kcheck || !wait) && xvm_pads_ask_locked(s, fd))
+			if ((ep->rx_kcheck || !wait || shut) && xvm_pads_ask_locked(s, fd))
 				continue;
-			return -EAGAIN;
+			return shut || has_error(ep) ? end_locked(s, io) : -EAGAIN;
 		}
-		if (ep->rx_err)
+		if (ep->rx_end == XVM_END_ERROR)
 			return end_locked(s, io);
 		limit = UINT64_MAX;
 		bounded = !xvm_cut_done(s);
@@ -418,8 +491,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 				continue;
 		}
 		if (io->some && !xvm_conf.sandboxed && REAL(ioctl)(fd, SIOCATMARK, &mark) == 0 &&
-		    mark)
+		    mark) {
+			io->mark = true;
 			return -EAGAIN;
+		}
 		xvm_busy(&ep->rx_busy, true);
 		r = kernel_recv(s, fd, io, limit);
 		if (r == -EFAULT) { /* the call's error, not the connection's; nothing is taken */
@@ -466,11 +541,10 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 			if (bnd == ep->rx_tcp_got) {
 				/* R3: the ring goes before what the kernel says. */
 				if (r == 0 && io->left)
-					xvm_rx_eof_locked(s);
-				else if (r != -EAGAIN && r != -EINTR)
+					xvm_rx_zero_locked(s);
+				else if (r < 0 && r != -EAGAIN && r != -EINTR)
 					xvm_rx_error_locked(s, (int)-r);
-				if (ep->rx_eof || ep->rx_err || !(ep->rx_epoch & 1))
-					continue;
+				continue;
 			}
 		}
 		if (r > 0 && !(io->flags & MSG_PEEK)) {
@@ -479,14 +553,14 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		}
 		xvm_busy(&ep->rx_busy, false);
 		if (r == 0 && io->left) {
-			xvm_rx_eof_locked(s);
+			xvm_rx_zero_locked(s);
 			return end_locked(s, io);
 		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
 			xvm_rx_error_locked(s, (int)-r);
 			return end_locked(s, io);
 		}
-		return r;
+		return r == -EAGAIN && has_error(ep) ? end_locked(s, io) : r;
 	}
 }
 
@@ -499,19 +573,26 @@ void xvm_rx_consent(struct xvm_sock *s, int fd)
 	xvm_unlock(&s->ep->rx_lock);
 }
 
-/* How many bytes a call that waits waits for. Who wants more than one at a time is off the ring. */
-static size_t wanted(struct xvm_sock *s, int fd, const struct xvm_io *io)
+/* How many bytes a call that waits waits for. */
+static size_t wanted(const struct xvm_io *io, size_t low)
 {
-	int low = 1;
-	socklen_t len = sizeof(low);
+	if ((io->flags & MSG_WAITALL) || low > io->left)
+		low = io->left;
+	return low < 1 ? 1 : low; /* also for no bytes one waits for input */
+}
 
-	if (io->flags & MSG_WAITALL)
-		low = INT_MAX;
-	else if (atomic_load_explicit(&s->ep->flags, memory_order_relaxed) & XVM_EPF_NEVER)
-		REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &len);
-	if ((size_t)low > io->left)
-		low = (int)io->left;
-	return low < 1 ? 1 : (size_t)low; /* also for no bytes one waits for input */
+/* Who waits and looks by turns is in its call all the time, whoever closes the descriptor. */
+static void stay(struct xvm_sock **held, struct xvm_sock *s)
+{
+	if (!*held)
+		atomic_fetch_add(&s->asleep, 1);
+	*held = s;
+}
+
+static void let_go(struct xvm_sock **held)
+{
+	if (*held)
+		atomic_fetch_sub(&(*held)->asleep, 1);
 }
 
 ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
@@ -520,10 +601,12 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
-	ssize_t r, done = 0, peeked = 0;
-	bool last = false;
-	size_t want = 1;
-	uint64_t epoch;
+	ssize_t r, done = 0, peeked = 0, ended = 0;
+	bool last = false, waited = false, few;
+	size_t want = 1, low = 1;
+	bool none = !io->left;
+	uint64_t epoch, taken = 0, now;
+	struct xvm_sock *held __attribute__((cleanup(let_go))) = NULL;
 
 	if (io->flags & (MSG_OOB | MSG_ERRQUEUE)) {
 		r = REAL(recvmsg)(
@@ -534,14 +617,22 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		return r < 0 ? -errno : r;
 	}
 	xvm_io_trim(io);
+	if (wait && (atomic_load(&ep->flags) & XVM_EPF_LOWAT))
+		low = atomic_load(&ep->lowat);
 	if (wait || (io->flags & MSG_WAITALL))
-		want = wanted(s, fd, io);
+		want = wanted(io, low);
 	for (;;) {
 		r = xvm_lock(&ep->rx_lock);
 		if (r < 0)
 			return wait ? -EINTR : -EAGAIN;
 		epoch = ep->rx_epoch;
-		r = take_locked(s, fd, io, wait);
+		/* The kernel wakes nobody for less than SO_RCVLOWAT, whatever he has already. */
+		few = waited && !last && low > 1 && !xvm_rx_enough_locked(s, fd);
+		/* Nor does a peek show again what another has taken meanwhile. */
+		now = atomic_load(&ep->n_rx_ring) + atomic_load(&ep->n_rx_tcp);
+		few = few || (peeked && now != taken);
+		taken = peeked ? taken : now;
+		r = few ? -EAGAIN : take_locked(s, fd, io, wait);
 		epoch ^= ep->rx_epoch;
 		xvm_unlock(&ep->rx_lock);
 		if (r > 0) {
@@ -557,7 +648,9 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 					return peeked;
 				if (timeo && !deadline)
 					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-				last = xvm_sock_wait_more(fd, deadline) < 0;
+				stay(&held, s);
+				last = xvm_sock_wait_more(s, &fd, deadline) < 0;
+				waited = true;
 				continue;
 			}
 			xvm_rx_room(s, fd);
@@ -569,46 +662,43 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			if ((size_t)done >= want && !epoch &&
 			    atomic_load(&s->peer.shm->epoch) == ep->rx_epoch)
 				return done;
-			io->some = (size_t)done >= want;
+			io->some = true;
 			continue;
 		}
-		if (r != -EAGAIN || !wait || last || (size_t)done >= want)
+		if (r != -EAGAIN || !wait || last || io->mark || (size_t)done >= want)
 			break;
 		if (timeo && !deadline)
 			deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
-		/* SO_RCVLOWAT: the kernel wakes nobody for the few bytes that are missing. */
-		if (done && !(io->flags & MSG_WAITALL)) {
-			last = xvm_sock_wait_more(fd, deadline) < 0;
+		waited = true;
+		/* Of too few bytes no wake-up tells. */
+		if (few && (peeked || xvm_rx_peek(s))) {
+			stay(&held, s);
+			last = xvm_sock_wait_more(s, &fd, deadline) < 0;
 			continue;
 		}
 		/* With something done the kernel restarts no call either. */
 		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done || peeked);
-		if (r < 0)
+		/* Who goes without having waited to the end takes what there is. */
+		if (r < 0 && r != -EBADF && low > 1) {
+			ended = r;
+			last = true;
+		} else if (r < 0) {
 			break;
+		}
+	}
+	if (r == -EAGAIN && ended)
+		r = ended;
+	/* Who waits for input to take none of it: whatever ends that, it is not told. */
+	if (none && waited && r < 0 && r != -EBADF) {
+		xvm_error_keep(s, (int)-r);
+		r = 0;
 	}
 	/* Another has taken what this peek had found and waited beside. */
 	done += peeked;
 	/* An error that came after bytes is the next call's to tell. */
-	if (done && r < 0 && r != -EAGAIN && r != -EINTR && r != -EBADF && r != -EFAULT)
-		ep->rx_err = (int32_t)-r;
+	if (done && r < 0)
+		xvm_error_keep(s, (int)-r);
 	return done ? done : r;
-}
-
-int xvm_rx_error(struct xvm_sock *s)
-{
-	int err = 0;
-
-	if (!xvm_sock_on(s) || xvm_lock(&s->ep->rx_lock) < 0)
-		return 0;
-	if (s->ep->rx_err && s->ep->rx_err != EPIPE) {
-		err = s->ep->rx_err;
-		s->ep->rx_err = EPIPE;
-		xvm_rx_eof_locked(s);
-	} else if (!s->ep->rx_err) {
-		err = atomic_exchange(&s->ep->tx_err, 0);
-	}
-	xvm_unlock(&s->ep->rx_lock);
-	return err;
 }
 
 void xvm_rx_room(struct xvm_sock *s, int fd)

@@ -25,7 +25,7 @@ bool xvm_rx_peek(struct xvm_sock *s)
 				       *(volatile uint64_t *)&ep->rx_tcp_got;
 		fin = atomic_load_explicit(&p->fin, memory_order_relaxed);
 		return atomic_load_explicit(&p->head, memory_order_acquire) != tail ||
-		       (fin && fin == tail + 1) || ep->rx_eof || ep->rx_err;
+		       (fin && fin == tail + 1) || ep->rx_end;
 	}
 	return epoch != mine && atomic_load_explicit(&p->bnd_tcp, memory_order_relaxed) ==
 					*(volatile uint64_t *)&ep->rx_tcp_got;
@@ -68,7 +68,7 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 				xvm_pads_ask_locked(s, fd);
 			break;
 		}
-		if (ep->rx_eof || ep->rx_err) {
+		if (ep->rx_end) {
 			out = EPOLLIN;
 			break;
 		}
@@ -85,7 +85,11 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch)
 			break; /* the leave pad is under way and will be reported */
 	} while (ep->rx_kcheck && xvm_pads_ask_locked(s, fd));
-	if (atomic_load(&ep->flags) & XVM_EPF_RX_SHUT)
+	if ((out & EPOLLIN) && (atomic_load(&ep->flags) & XVM_EPF_LOWAT) &&
+	    !xvm_rx_enough_locked(s, fd))
+		out = 0;
+	/* The end is input: behind it the kernel has no more. */
+	if ((atomic_load(&ep->flags) & XVM_EPF_RX_SHUT) || (kernel & (EPOLLRDHUP | EPOLLHUP)))
 		out |= EPOLLIN;
 	if ((atomic_load(&ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
 	    atomic_load(&s->peer.shm->fin)) /* before the kernel is asked again */
@@ -94,18 +98,14 @@ uint32_t xvm_rx_ready(struct xvm_sock *s, int fd, uint32_t kernel)
 	return out;
 }
 
-size_t xvm_rx_pending(struct xvm_sock *s, int fd)
+static size_t pending_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	uint64_t avail = 0, epoch;
 	int inq = 0;
 
-	if (xvm_lock(&ep->rx_lock) < 0)
-		return 0;
-	xvm_rx_recount_locked(s, fd);
-	xvm_rx_consent_locked(s, fd);
 	if (xvm_rx_settle_locked(s, fd, &avail) != 0)
-		goto out;
+		return (size_t)avail;
 	if (ep->rx_epoch & 1) {
 		/* S has left: behind the boundary and its pads lie bytes of TCP. */
 		if (atomic_load(&s->peer.shm->epoch) != ep->rx_epoch && !xvm_cut_begun(s) &&
@@ -130,7 +130,62 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 			}
 		}
 	}
-out:
-	xvm_unlock(&ep->rx_lock);
 	return (size_t)avail;
+}
+
+size_t xvm_rx_pending(struct xvm_sock *s, int fd)
+{
+	size_t n;
+
+	if (xvm_lock(&s->ep->rx_lock) < 0)
+		return 0;
+	xvm_rx_recount_locked(s, fd);
+	xvm_rx_consent_locked(s, fd);
+	n = pending_locked(s, fd);
+	xvm_unlock(&s->ep->rx_lock);
+	return n;
+}
+
+/* R7: what is missing, as the kernel counts. */
+void xvm_rx_lowat(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	struct xvm_shm_half *p = s->peer.shm;
+	uint32_t low = atomic_load(&ep->lowat);
+	uint64_t epoch = atomic_load_explicit(&p->epoch, memory_order_acquire);
+	uint64_t mine = *(volatile uint64_t *)&ep->rx_epoch, ring = 0;
+	int v = (int)low;
+
+	if (!(atomic_load(&ep->flags) & XVM_EPF_LOWAT) || xvm_conf.sandboxed)
+		return;
+	if (mine & 1)
+		ring = (epoch == mine ? atomic_load(&p->head) : atomic_load(&p->bnd_ring)) -
+		       *(volatile uint64_t *)&ep->rx_tail;
+	/* With what is in the ring less is missing, and pads come before that; the first of them
+	 * tells that S has left. */
+	if (ring && ring < low)
+		v = epoch == mine ? 1
+				  : (int)(low - ring + atomic_load(&p->bnd_tcp) -
+					  *(volatile uint64_t *)&ep->rx_tcp_got);
+	if (v > 0 && atomic_exchange(&ep->rx_lowat, (uint32_t)v) != (uint32_t)v)
+		REAL(setsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, sizeof(v));
+}
+
+bool xvm_rx_enough_locked(struct xvm_sock *s, int fd)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLIN | POLLRDHUP};
+	int inq = 0;
+
+	xvm_rx_recount_locked(s, fd);
+	if (s->ep->rx_end || atomic_load(&s->peer.shm->fin) ||
+	    (atomic_load(&s->ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
+	    pending_locked(s, fd) >= atomic_load(&s->ep->lowat))
+		return true;
+	xvm_rx_lowat(s, fd);
+	if (REAL(poll)(&pfd, 1, 0) <= 0)
+		return false;
+	if (pfd.revents & ~POLLIN)
+		return true;
+	/* For want of memory it may report less; but it counts pads. */
+	return REAL(ioctl)(fd, SIOCINQ, &inq) == 0 && (uint32_t)inq < atomic_load(&s->ep->rx_lowat);
 }

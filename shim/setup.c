@@ -109,6 +109,16 @@ XVM_WRAP int listen(int fd, int backlog)
 	return r;
 }
 
+/* Of a connection that is over, by a reset or by both ends, the kernel shuts nothing down. */
+static bool over(int fd)
+{
+	struct tcp_info ti;
+	socklen_t len = sizeof(ti.tcpi_state);
+
+	return REAL(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) == 0 &&
+	       ti.tcpi_state == TCP_CLOSE;
+}
+
 XVM_WRAP int shutdown(int fd, int how)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
@@ -117,6 +127,10 @@ XVM_WRAP int shutdown(int fd, int how)
 
 	if (!s)
 		return REAL(shutdown)(fd, how);
+	if (xvm_sock_on(s) && over(fd)) {
+		xvm_sock_put(s);
+		return REAL(shutdown)(fd, how);
+	}
 	if (how == SHUT_WR || how == SHUT_RDWR) {
 		if (xvm_sock_on(s))
 			later = !xvm_tx_shutdown(s, fd);
@@ -157,6 +171,27 @@ static _Atomic uint32_t *shadow(struct xvm_sock *s, int level, int name)
 				   : NULL;
 }
 
+/* R7: it was set. The kernel makes of it what it likes. */
+static void low_water(struct xvm_sock *s, int fd)
+{
+	struct xvm_shm_ep *ep = s->ep;
+	socklen_t len = sizeof(int);
+	int v = 1;
+
+	REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len);
+	atomic_store(&ep->lowat, (uint32_t)v);
+	atomic_store(&ep->rx_lowat, (uint32_t)v);
+	if (v <= 1) {
+		atomic_fetch_and(&ep->flags, ~XVM_EPF_LOWAT);
+	} else {
+		atomic_fetch_or(&ep->flags, XVM_EPF_LOWAT);
+		xvm_sock_never(s, XVM_R_UNSUPPORTED);
+	}
+	/* Who sleeps may have enough now, or no longer. */
+	if (xvm_sock_on(s))
+		xvm_epoll_changed(s);
+}
+
 XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
@@ -186,9 +221,11 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 			atomic_store(&s->ep->sndtimeo_us, microseconds(val, len));
 			break;
 		case SO_RCVLOWAT:
+			low_water(s, fd);
+			break;
 		case SO_ZEROCOPY:
 		case SO_OOBINLINE:
-			if (len >= sizeof(int) && *(const int *)val > (name == SO_RCVLOWAT))
+			if (len >= sizeof(int) && *(const int *)val > 0)
 				xvm_sock_never(s, XVM_R_UNSUPPORTED);
 			break;
 		}
@@ -201,6 +238,7 @@ XVM_WRAP int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
 	struct xvm_sock *s = xvm_sock_get(fd);
 	_Atomic uint32_t *own;
+	bool replace;
 	int r, ours = 0;
 
 	if (!s)
@@ -208,14 +246,18 @@ XVM_WRAP int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 	r = REAL(getsockopt)(fd, level, name, val, len);
 	own = shadow(s, level, name);
 	/* The kernel gives as many bytes of its int as there is room for. */
-	if (r == 0 && own)
+	if (level == SOL_SOCKET && name == SO_RCVLOWAT &&
+	    (atomic_load(&s->ep->flags) & XVM_EPF_LOWAT))
+		own = &s->ep->lowat;
+	replace = r == 0 && own;
+	if (replace) {
 		ours = (int)atomic_load(own);
-	else if (r == 0 && level == SOL_SOCKET && name == SO_ERROR && *len > 0 &&
-		 !memcmp(val, &ours, *len))
-		ours = xvm_rx_error(s);
-	else
-		own = NULL;
-	if (r == 0 && (own || ours))
+	} else if (r == 0 && level == SOL_SOCKET && name == SO_ERROR && xvm_sock_on(s)) {
+		memcpy(&ours, val, *len < sizeof(ours) ? *len : sizeof(ours));
+		ours = xvm_error_so(s, ours);
+		replace = true;
+	}
+	if (replace)
 		memcpy(val, &ours, *len < sizeof(ours) ? *len : sizeof(ours));
 	xvm_sock_put(s);
 	return r;

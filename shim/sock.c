@@ -261,8 +261,9 @@ int xvm_sock_broken(struct xvm_sock *s, int fd)
 	atomic_store(&s->ep->reason, XVM_R_BROKEN);
 	xvm_ending_reset(fd);
 	REAL(shutdown)(fd, SHUT_RDWR);
-	if (!s->ep->rx_err)
-		s->ep->rx_err = ECONNRESET; /* told once, and then the end */
+	if (s->ep->rx_end != XVM_END_ERROR)
+		atomic_store(&s->ep->err, ECONNRESET); /* told once, and then the end */
+	s->ep->rx_end = XVM_END_ERROR;
 	return -ECONNRESET;
 }
 

@@ -18,6 +18,7 @@ struct xvm_io {
 	struct msghdr *msg; /* recvmsg, sendmsg: for the kernel's other results, or NULL */
 	int flags;	    /* MSG_* */
 	bool some;	    /* received already, by this call: it does not pass an urgent mark */
+	bool mark;	    /* which it has come to */
 };
 
 /* A fault spoils at most so much of a call. */
@@ -98,9 +99,10 @@ bool xvm_tx_pad_wakes(struct xvm_sock *s);
 /* Rule W2: wake the peer that sleeps by word. locked: tx_lock is held. */
 void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *rung, bool locked);
 
-/* SO_ERROR: an error that was taken from the kernel and has not been told yet; 0 if there is none.
- */
-int xvm_rx_error(struct xvm_sock *s);
+/* SO_ERROR, taken: the connection's error, if nobody was told yet. kernel: what the kernel has just
+ * said. */
+int xvm_sock_error(struct xvm_sock *s, int fd);
+int xvm_error_so(struct xvm_sock *s, int kernel);
 /* Rule C1: off the ring for good, and the peer resends by TCP what was not taken. 0;
  * -EINPROGRESS: done, but the peer has not said yet that it will; -EAGAIN: not yet; -EBUSY: it
  * cannot be done; or another negative errno. */
@@ -141,7 +143,7 @@ static inline void xvm_busy(uint16_t *busy, bool on)
 }
 
 /* For more input than a peek has found, which waits for all. Negative: look only once more. */
-int xvm_sock_wait_more(int fd, uint64_t deadline);
+int xvm_sock_wait_more(struct xvm_sock *s, int *fdp, uint64_t deadline);
 
 /* Empty buffers at the head would make the kernel's 0 look like an end. */
 static inline void xvm_io_trim(struct xvm_io *io)
@@ -164,6 +166,14 @@ struct xvm_counted {
 };
 struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted);
 ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t result);
+/* A message on a paired socket, which is put. */
+ssize_t xvm_io_recvmsg(struct xvm_sock *s, int fd, struct msghdr *msg, int flags);
+ssize_t xvm_io_sendmsg(struct xvm_sock *s, int fd, const struct msghdr *msg, int flags);
+/* On what is not tracked: descriptors that came in a message, or are about to go in one. */
+void xvm_io_arrived(const struct msghdr *msg);
+void xvm_io_leaving(const struct msghdr *msg);
+/* Before a send: MSG_OOB keeps fd off the ring, also before it is paired. */
+void xvm_io_urgent(int fd, int flags);
 /* For the variable: the thread may be cancelled in the kernel's call. */
 #define XVM_CLEANUP __attribute__((cleanup(xvm_io_cancelled)))
 static inline void xvm_io_cancelled(struct xvm_counted *counted)

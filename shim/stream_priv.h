@@ -29,6 +29,21 @@ static inline bool xvm_writable(int fd)
 	return xvm_quiet_poll(&pfd, 1, 0) > 0 && pfd.revents == POLLOUT;
 }
 
+/* ---- error.c ------------------------------------------------------------- */
+
+/* The kernel has told err (above 0): to the application; or to a call of our own, which is not the
+ * one to tell it. */
+void xvm_error_told(struct xvm_sock *s, int err);
+void xvm_error_keep(struct xvm_sock *s, int err);
+/* Nothing comes after it. */
+bool xvm_error_final(int err);
+/* What is kept, to be told now; or 0. */
+static inline int xvm_error_take(struct xvm_shm_ep *ep)
+{
+	return atomic_load_explicit(&ep->err, memory_order_relaxed) ? atomic_exchange(&ep->err, 0)
+								    : 0;
+}
+
 /* ---- cut.c -------------------------------------------------------------- */
 
 /* Our consent was taken back by a cut. In force it is only when XVM_EPF_CUT says so. */
@@ -80,8 +95,15 @@ void xvm_rx_consent_locked(struct xvm_sock *s, int fd);
  */
 int xvm_rx_settle_locked(struct xvm_sock *s, int fd, uint64_t *avail);
 void xvm_rx_reach_locked(struct xvm_sock *s, uint64_t epoch);
-/* R5: the kernel, or fin, has told of the end. */
+/* R7. Is as much there to be received as SO_RCVLOWAT says, or the end? */
+bool xvm_rx_enough_locked(struct xvm_sock *s, int fd);
+/* Before a sleep: what the kernel has to count. */
+void xvm_rx_lowat(struct xvm_sock *s, int fd);
+/* R5: the kernel's recv() has said 0; the peer has sent its FIN. */
+void xvm_rx_zero_locked(struct xvm_sock *s);
 void xvm_rx_eof_locked(struct xvm_sock *s);
+/* R5: a reset that is no more than an end to the application. Then it has been noted as such. */
+bool xvm_rx_only_pads_locked(struct xvm_sock *s, int err);
 /* R5: the kernel has told of an error (above 0). */
 void xvm_rx_error_locked(struct xvm_sock *s, int err);
 
@@ -105,10 +127,7 @@ bool xvm_pads_ask_locked(struct xvm_sock *s, int fd);
 
 /* One pad to the kernel, uncounted. */
 int xvm_pads_send(int fd);
-/* S4. 0 if a pad is on its way, or a negative errno. */
+/* S4. 0 if a pad is on its way, or a negative errno, which is kept if it is the connection's. */
 int xvm_pads_put_locked(struct xvm_sock *s, int fd);
-/* What a pad took from the kernel, in a call that has no error to tell: the receiving side tells
- * it. */
-void xvm_pads_keep_error(struct xvm_shm_ep *ep, int r);
 
 #endif

@@ -34,8 +34,10 @@ static int owed_pad_locked(struct xvm_sock *s, int fd)
 	if (r != -EAGAIN && r != -EINTR && r != -ENOBUFS)
 		s->ep->tx_owed = XVM_OWED_NOTHING;
 	xvm_busy(&s->ep->tx_busy, false);
-	if (r < 0)
+	if (r < 0) {
+		xvm_error_keep(s, -r);
 		return r;
+	}
 	s->ep->tx_pads++;
 	XVM_COUNT(pads_sent);
 	return 0;
@@ -100,7 +102,7 @@ static int leave_locked(struct xvm_sock *s, int fd, enum xvm_reason why)
 	xvm_busy(&ep->tx_busy, false);
 	atomic_store(&ep->reason, why);
 	XVM_COUNT(leaves);
-	xvm_pads_keep_error(ep, owed_locked(s, fd));
+	owed_locked(s, fd);
 	xvm_epoll_changed(s);
 	return 0;
 }
@@ -233,10 +235,23 @@ static ssize_t kernel_send_nothing(int fd, struct xvm_io *io)
 	return r < 0 ? -errno : 0;
 }
 
+/* The kernel has an error for this send, or a call of ours has taken it. EPIPE and its signal it
+ * tells as often as it is asked; but should it have nothing to tell, nothing may be sent. */
+static ssize_t send_fails(struct xvm_sock *s, int fd, struct xvm_io *io)
+{
+	int err = xvm_error_take(s->ep);
+	ssize_t r;
+
+	if (err && err != EPIPE)
+		return -err;
+	r = xvm_conf.sandboxed ? kernel_send(fd, io) : kernel_send_nothing(fd, io);
+	return r ? r : -EAGAIN;
+}
+
 /*
  * S7: unread bytes lie in the ring and the reader does not move, or its end has come. About once a
  * millisecond ask the kernel; after the FIN send a pad, which draws an RST if nobody is
- * there. Negative: the kernel has an error for this send; -EPIPE: and a signal.
+ * there. Negative: the kernel has an error for this send.
  */
 static int deserted_locked(struct xvm_sock *s, int fd)
 {
@@ -302,7 +317,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	xvm_tx_recount_locked(s, fd);
 	r = owed_locked(s, fd);
 	if (r < 0)
-		return r == -EPIPE || r == -ECONNRESET ? kernel_send(fd, io) : r;
+		return r == -EPIPE || atomic_load(&ep->err) ? send_fails(s, fd, io) : r;
 	if (ep->tx_epoch & 1) {
 		flags = atomic_load_explicit(&ep->flags, memory_order_relaxed);
 		if (atomic_load_explicit(&p->rx_closed, memory_order_relaxed) ||
@@ -339,13 +354,13 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (tail != s->peer_tail) {
 			s->peer_tail = tail;
 			s->stuck_tsc = 0;
-		} else if ((r = deserted_locked(s, fd)) < 0) {
-			return r == -EPIPE ? kernel_send(fd, io) : r;
+		} else if (deserted_locked(s, fd) < 0) {
+			return send_fails(s, fd, io);
 		}
 	} else if (!(atomic_load_explicit(&ep->flags, memory_order_relaxed) & XVM_EPF_FIN_SEEN)) {
 		s->stuck_tsc = 0;
-	} else if ((r = deserted_locked(s, fd)) < 0) {
-		return r == -EPIPE ? kernel_send(fd, io) : r;
+	} else if (deserted_locked(s, fd) < 0) {
+		return send_fails(s, fd, io);
 	}
 	/* G1: what finds no room makes some. */
 	do
@@ -415,14 +430,17 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) || (io->msg && io->msg->msg_controllen))
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
 	/* Taken from the kernel and not yet told: of those who might tell it we are the first. */
-	if (__builtin_expect(*(volatile int32_t *)&ep->rx_err, 0)) {
-		int err = xvm_rx_error(s);
-
-		if (err)
-			return -err;
+	if (__builtin_expect(atomic_load_explicit(&ep->err, memory_order_relaxed), 0)) {
+		r = send_fails(s, fd, io);
+		if (r != -EAGAIN)
+			return r;
 	}
-	if (io->left == 0) /* none to move, but perhaps an error to tell */
-		return kernel_send_nothing(fd, io);
+	if (io->left == 0) { /* none to move, but perhaps an error to tell */
+		r = kernel_send_nothing(fd, io);
+		if (r < 0)
+			xvm_error_told(s, (int)-r);
+		return r;
+	}
 	xvm_link_poll();
 	xvm_sock_publish(s);
 	xvm_rx_consent(s, fd);
@@ -457,6 +475,10 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		if (r < 0)
 			break;
 	}
+	if (r < 0 && done)
+		xvm_error_keep(s, (int)-r);
+	else if (r < 0)
+		xvm_error_told(s, (int)-r);
 	return done ? done : r;
 }
 
@@ -477,7 +499,6 @@ void xvm_tx_wake(struct xvm_sock *s, int fd, uint64_t word, _Atomic uint64_t *ru
 		/* No room for a pad: the peer has bytes to read, or will be asked again. */
 		int r = xvm_pads_put_locked(s, fd);
 
-		xvm_pads_keep_error(s->ep, r);
 		if (r != -EAGAIN)
 			atomic_store_explicit(rung, word, memory_order_relaxed);
 	}
@@ -490,7 +511,7 @@ int xvm_tx_probe(struct xvm_sock *s, int fd)
 	if (lock_tx(s, fd) < 0)
 		return -EAGAIN;
 	if (s->ep->tx_epoch & 1)
-		xvm_pads_keep_error(s->ep, xvm_pads_put_locked(s, fd));
+		xvm_pads_put_locked(s, fd);
 	xvm_unlock(&s->ep->tx_lock);
 	return 0;
 }

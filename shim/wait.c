@@ -49,6 +49,7 @@ struct pset {
 	struct xvm_inners inners;
 	struct xvm_waker *w;
 	bool no_waker;
+	bool rung; /* the last sleep ended by w */
 	const sigset_t *mask;
 	bool plain; /* the application called poll: a sandbox may know nothing else */
 	void *map;
@@ -266,9 +267,14 @@ static void masks(struct pset *p, bool valve)
 	for (unsigned i = 0; i < p->nslots; i++) {
 		struct slot *sl = &p->slots[i];
 		uint32_t m;
+		int fd;
 
 		if (!sl->on)
 			continue;
+		/* Closed meanwhile: the call goes on with the socket, as in the kernel. */
+		fd = xvm_sock_fd(sl->s, p->fds[sl->i].fd);
+		if (fd >= 0)
+			p->k[sl->i].fd = fd;
 		m = xvm_sock_kmask(sl->s, sl->want);
 		if (valve)
 			m &= ~(XVM_EP_IN | EPOLLRDHUP);
@@ -304,10 +310,14 @@ static void look_kernel(struct pset *p)
 	p->mask = mask;
 }
 
-/* The application's results, of what the kernel and the rings have. How many have one. */
+/*
+ * The application's results, of what the kernel and the rings have. How many have one. A descriptor
+ * that another thread has closed while we slept is found to be so by whom something else wakes:
+ * not by a ring that has come to nothing.
+ */
 static int collect(struct pset *p)
 {
-	int ready = 0;
+	int ready = 0, closed = 0;
 
 	judge_epolls(p);
 	for (unsigned i = 0; i < p->nslots; i++) {
@@ -316,24 +326,28 @@ static int collect(struct pset *p)
 		uint32_t kernel = (uint16_t)k->revents;
 		int fd;
 
-		if (!sl->on || kernel & POLLNVAL)
+		if (!sl->on)
 			continue;
-		/* Another thread may have closed it while we slept. */
 		fd = xvm_sock_fd(sl->s, k->fd);
 		if (fd < 0)
 			continue;
+		kernel &= ~(uint32_t)POLLNVAL;
 		if (kernel) {
 			if (kernel & POLLRDHUP) /* S7, as xvm_sock_kmask() says */
 				atomic_fetch_or(&sl->s->ep->flags, XVM_EPF_FIN_SEEN);
 			sl->bits |= xvm_sock_poll(sl->s, fd, sl->want, kernel);
 		}
 		k->revents = (short)sl->bits;
+		if (fd == p->fds[sl->i].fd)
+			continue;
+		closed += !sl->bits;
+		k->revents = POLLNVAL;
 	}
 	for (nfds_t i = 0; i < p->n; i++) {
 		p->fds[i].revents = p->k[i].revents;
 		ready += p->fds[i].revents != 0;
 	}
-	return ready;
+	return ready == closed && p->rung ? 0 : ready;
 }
 
 /* Is everything that was asked for there already? Then the kernel has little to add. */
@@ -344,7 +358,7 @@ static bool complete(const struct pset *p)
 	for (unsigned i = 0; i < p->nslots; i++) {
 		uint32_t want = p->slots[i].want & (XVM_EP_IN | XVM_EP_OUT);
 
-		if (!want || (p->slots[i].bits & want) != want)
+		if (!want || (p->slots[i].bits & want) != want || (p->slots[i].want & EPOLLPRI))
 			return false;
 	}
 	return true;
@@ -474,6 +488,7 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 	if (n <= 0)
 		for (nfds_t i = 0; i <= p->n; i++)
 			p->k[i].revents = 0;
+	p->rung = n == 0 || (p->w && p->k[p->n].revents);
 	disarm(p);
 	if (n < 0)
 		return n;

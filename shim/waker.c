@@ -130,6 +130,7 @@ struct xvm_waker *xvm_waker_get(void)
 
 void xvm_waker_put(struct xvm_waker *w)
 {
+	atomic_store_explicit(&w->sock, NULL, memory_order_relaxed);
 	atomic_fetch_and(&used, ~(1ull << w->index));
 }
 
@@ -145,6 +146,18 @@ void xvm_waker_ring(struct xvm_waker *w)
 	uint64_t one = 1;
 
 	xvm_sys(SYS_write, w->fd, &one, sizeof(one));
+}
+
+void xvm_waker_ring_for(const struct xvm_sock *s)
+{
+	/* What is looked for was changed before; pairs with the fence in xvm_sock_arm(). */
+	atomic_thread_fence(memory_order_seq_cst);
+	for (uint64_t m = atomic_load(&made) & atomic_load(&used); m; m &= m - 1) {
+		struct xvm_waker *w = &wakers[__builtin_ctzll(m)];
+
+		if (atomic_load(&w->sock) == s)
+			xvm_waker_ring(w);
+	}
 }
 
 void xvm_waker_forked(void)

@@ -10,7 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct xvm_sock;
+
 struct xvm_waker {
+	_Atomic(const struct xvm_sock *) sock; /* the one that a single call sleeps for; or NULL */
 	int fd;			 /* eventfd, non-blocking, close-on-exec, a high number */
 	unsigned index;		 /* XVM_WAKER_FD + index is its name in a sleep word */
 	unsigned region, vector; /* where it is interrupt vector != 0 of this machine */
@@ -37,6 +40,8 @@ static inline uint64_t xvm_waker_next(struct xvm_waker *w)
 void xvm_waker_drain(struct xvm_waker *w);
 /* Ring our own eventfd: wakes whoever sleeps by it. */
 void xvm_waker_ring(struct xvm_waker *w);
+/* Those of calls that sleep for s alone. */
+void xvm_waker_ring_for(const struct xvm_sock *s);
 
 /* In the child of a fork: the eventfds are the parent's. */
 void xvm_waker_forked(void);

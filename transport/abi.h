@@ -182,7 +182,8 @@ struct xvm_shm_ep {
 	_Atomic uint32_t want;	   /* XVM_WANT_*: the operator's wish */
 	_Atomic uint32_t forking;  /* forks under way that will have the mapping */
 	_Atomic uint32_t final;	   /* 1: the last holder has closed it, and gives the slot back */
-	_Atomic int32_t tx_err;	   /* errno that a pad took from the kernel; nobody was told yet */
+	_Atomic int32_t err;	   /* taken from the kernel by a call of our own; not told yet */
+	_Atomic uint32_t lowat;	   /* SO_RCVLOWAT, if above 1 (XVM_EPF_LOWAT) */
 
 	alignas(XVM_LINE) struct xvm_shm_lock rx_lock;
 	uint16_t rx_kcheck;	 /* the kernel has something to say (FIN, RST, pads) */
@@ -193,8 +194,8 @@ struct xvm_shm_ep {
 	uint64_t rx_tail;	 /* = mine->tail */
 	_Atomic uint64_t rx_seq; /* sleeps of the data word armed by pad */
 	_Atomic uint64_t rx_sleeper; /* waker that sleeps for data now; 0 none */
-	uint32_t rx_eof;	     /* 1: the end has been told of (R5) */
-	int32_t rx_err;		     /* errno that came with it */
+	uint32_t rx_end;	     /* XVM_END_*: the end has been told of (R5) */
+	_Atomic uint32_t rx_lowat;   /* what the kernel has for it at present (R7) */
 
 	alignas(XVM_LINE) struct xvm_shm_lock tx_lock;
 	uint16_t tx_owed;	 /* XVM_OWED_*: goes to the kernel before anything else */
@@ -243,7 +244,14 @@ enum xvm_role { XVM_ROLE_UNKNOWN, XVM_ROLE_ACTIVE, XVM_ROLE_PASSIVE };
 #define XVM_EPF_CUT 1024u	/* receives by TCP alone, for good (C1) */
 #define XVM_EPF_FIN_DUE 2048u	/* shutdown(SHUT_WR) of the kernel waits for owed bytes */
 #define XVM_EPF_PEER_DEAD 8192u /* the machine at the other end is dead */
-#define XVM_EPF_GIVEN 4096u	/* others hold it too that are no holders: no close is the last */
+#define XVM_EPF_ERR_SEEN                                                                           \
+	16384u		     /* the kernel has told the connection's error, to us or to others     \
+			      */
+#define XVM_EPF_LOWAT 32768u /* SO_RCVLOWAT is more than one byte */
+#define XVM_EPF_GIVEN 4096u  /* others hold it too that are no holders: no close is the last */
+
+/* By a FIN; or by an error, which goes first if it is not told yet. */
+enum { XVM_END_NONE, XVM_END_FIN, XVM_END_ERROR };
 
 /* What goes to the kernel before anything else: the pad of a leave, or what was recalled. */
 enum { XVM_OWED_NOTHING, XVM_OWED_PAD, XVM_OWED_BYTES };

@@ -30,6 +30,7 @@ static char handler_line[sizeof(((struct call *)0)->line)];
 
 __thread volatile int pipes;
 int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
+_Atomic unsigned long position;
 
 void die(const char *what)
 {
@@ -254,20 +255,69 @@ static void cancel(pthread_t t)
 	pthread_cancel(t);
 }
 
-/* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
-static bool asleep(pid_t tid, unsigned long *sleeps)
+static void kick_looks(void)
 {
-	char path[64], buf[4096];
-	const char *state, *n;
+	for (struct call *c = pending; c; c = c->next)
+		if (!c->done && (!strcmp(c->word[0], "poll") || !strcmp(c->word[0], "ppoll") ||
+				 !strcmp(c->word[0], "select") || !strcmp(c->word[0], "pselect")))
+			pthread_kill(c->thread, SIGUSR1);
+}
+
+/* A file about a thread. */
+static bool about(pid_t tid, const char *file, char *buf, size_t size)
+{
+	char path[64];
 	long fd, len;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", tid, file);
 	fd = xvm_sys(SYS_openat, AT_FDCWD, path, O_RDONLY);
 	if (fd < 0)
 		return false;
-	len = xvm_sys(SYS_read, fd, buf, sizeof(buf) - 1);
+	len = xvm_sys(SYS_read, fd, buf, size - 1);
 	xvm_sys(SYS_close, fd);
 	buf[len > 0 ? len : 0] = 0;
+	return len > 0;
+}
+
+/* Does it sleep for a few milliseconds, to look again? */
+static bool timed(pid_t tid)
+{
+	unsigned long nr, a[6];
+	const struct timespec *ts;
+	char buf[200];
+
+	if (!about(tid, "syscall", buf, sizeof(buf)) ||
+	    sscanf(buf, "%lu %lx %lx %lx %lx %lx %lx", &nr, a, a + 1, a + 2, a + 3, a + 4, a + 5) !=
+		    7)
+		return false;
+	switch (nr) {
+#ifdef SYS_poll
+	case SYS_poll:
+		return (int)a[2] > 0;
+	case SYS_epoll_wait:
+#endif
+	case SYS_epoll_pwait:
+		return (int)a[3] > 0;
+	case SYS_ppoll:
+		ts = (const struct timespec *)a[2];
+		break;
+	case SYS_epoll_pwait2:
+		ts = (const struct timespec *)a[3];
+		break;
+	default:
+		return false;
+	}
+	return ts && ts->tv_sec == 0; /* on the stack of who is in there */
+}
+
+/* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
+static bool asleep(pid_t tid, unsigned long *sleeps)
+{
+	const char *state, *n;
+	char buf[4096];
+
+	if (!about(tid, "status", buf, sizeof(buf)))
+		return false;
 	state = strstr(buf, "\nState:");
 	n = strstr(buf, "\nvoluntary_ctxt_switches:");
 	if (!state || !n)
@@ -346,7 +396,13 @@ static void settle(char *out, size_t size)
 		at = &c->next;
 	}
 	if (busy || pending)
-		snprintf(out + n, size - n, busy ? "\nbusy" : "\nsleeps %lu", sleeps);
+		n += (size_t)snprintf(out + n, size - n, busy ? "\nbusy" : "\nsleeps %lu", sleeps);
+	for (c = pending; c && !busy; c = c->next)
+		if (timed(c->tid)) {
+			sleeps = 0;
+			asleep(c->tid, &sleeps);
+			n += (size_t)snprintf(out + n, size - n, "\ntimed %d %lu", c->tid, sleeps);
+		}
 }
 
 /* ---- control ---- */
@@ -411,6 +467,16 @@ static void command(struct call *c, bool own_thread)
 	free(c);
 }
 
+/* Nothing of what was played is left: the next script begins as in a new process. */
+static void forget(void)
+{
+	memset(names, 0, sizeof(names));
+	position = 0;
+	xvm_sys(SYS_lseek, file_fd, 0, SEEK_SET);
+	pipe_hide(pipe_fd, HIDDEN + 2);
+	pipe_hide(pipe_in, HIDDEN + 6);
+}
+
 static void serve(void)
 {
 	static char out[8000];
@@ -427,11 +493,14 @@ static void serve(void)
 		} else if (!strcmp(c->line, "!kick")) {
 			for_pending(kick);
 			reply("done");
+		} else if (!strcmp(c->line, "!kick looks")) {
+			kick_looks();
+			reply("done");
 		} else if (!strcmp(c->line, "!cancel")) {
 			for_pending(cancel);
 			reply("done");
 		} else if (!strcmp(c->line, "!forget")) {
-			memset(names, 0, sizeof(names));
+			forget();
 			set_handler("");
 			set_signals(false);
 			reply("done");

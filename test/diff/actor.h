@@ -72,6 +72,8 @@ unsigned hash_of(const void *p, size_t n);
 /* SIGPIPEs that this thread had. */
 extern __thread volatile int pipes;
 extern int file_fd, pipe_fd[2], pipe_in[2], listen_fd;
+/* What goes out: no two bytes in reach of each other that could be taken for one another. */
+extern _Atomic unsigned long position;
 
 /* In the child of a fork: its driver is another from now on. */
 void become_child(void);

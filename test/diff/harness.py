@@ -5,18 +5,61 @@ import os, re, signal, socket, subprocess, time
 BUILD = os.environ.get("XVM_BUILD") or os.path.join(os.path.dirname(__file__), "../../build")
 ACTOR = os.path.join(BUILD, "test/diff/actor")
 WARM_ROUNDS, WARM_TRIES = 10, 200
+TAKES = ("recv", "read", "recvfrom", "readv", "recvmsg", "recvmmsg", "splice_in", "preadv2", "drain")
+LOOKS = ("poll", "ppoll", "select", "pselect")
+EPOLLS = ("epoll_wait", "epoll_pwait", "epoll_pwait2")
+PIECES = ("sendmmsg", "sendfile", "splice_out")  # several segments, one after the other
 
 
 class Stuck(Exception):
     """A call that is not to block has not come back, or an endpoint has died."""
 
 
+class Blocked:
+    """A call that may block: what it does with which connections."""
+
+    def __init__(self, line, does, conns, epoll=None):
+        self.line, self.does, self.conns, self.epoll = line, does, conns, epoll
+
+    def meets(self, conns):
+        return bool(self.conns & conns)
+
+    def competes(self, other):
+        """Is it left to the scheduler which of the two finds what is there?"""
+        if "take" in (self.does, other.does):
+            return self.meets(other.conns)
+        if self.does == other.does == "epoll":
+            return self.epoll is other.epoll or self.meets(other.conns) and (
+                "EXCLUSIVE" in self.epoll.modes or "EXCLUSIVE" in other.epoll.modes)
+        return False
+
+
+class Epoll:
+    """What was ever registered, and how."""
+
+    def __init__(self):
+        self.conns, self.modes = set(), set()
+
+
 class Actor:
     def __init__(self, name, sock, pid):
         self.name, self.sock, self.pid = name, sock, pid
         self.names = {}  # of descriptors
-        self.background = 0
+        self.conns = {}  # by descriptor: the connection's name
+        self.epolls = {}
+        self.blocked = []
         self.spare = None
+
+    def conns_of(self, *words):
+        """The connections that words name, those in an epoll as well."""
+        found = set()
+        for word in words:
+            if word in self.epolls:
+                found |= self.epolls[word].conns
+            fd = self.names.get(word, int(word) if word.isdigit() else None)
+            if fd in self.conns:
+                found.add(self.conns[fd])
+        return found
 
     def say(self, line):
         try:
@@ -127,9 +170,9 @@ class Stage:
 
     # ---- playing ----
 
-    def play(self, lines, limit=None):
-        """What it tells, line by line. limit: so many calls of an endpoint may be blocked at a time."""
-        self.out, self.limit, self.filled, self.stuck = [], limit, {}, None
+    def play(self, lines):
+        """What it tells, line by line."""
+        self.out, self.decided, self.filled, self.stuck = [], False, {}, None
         try:
             for n, line in enumerate(lines, 1):
                 self.at = "%d " % n
@@ -156,6 +199,9 @@ class Stage:
     def step(self, words):
         if not words:
             return
+        if words[0] == "decided":
+            self.decided = True
+            return
         if words[0] in ("pair", "warm", "kick", "cancel", "leave", "enter", "fill", "drain"):
             getattr(self, "do_" + words[0])(words[1:])
         elif words[0] in self.actors:
@@ -173,17 +219,12 @@ class Stage:
             port = self.actors["B" if actor.name[0] == "A" else "A"].ask("port").split(" = ")[1]
             self.tell("%s %s" % (actor.name, actor.ask(line.replace("PORT", port)).replace(port, "PORT")))
             return None
-        # Which of several readers takes what, and how much of what is sent in pieces, is left to the scheduler.
-        family = [a for a in self.actors.values() if a.name[0] == actor.name[0]]
-        if self.limit and verb in ("sendmmsg", "sendfile", "splice_out") and any(
-                a.background for a in self.actors.values()):
-            self.tell("%s %s: not while a call blocks" % (actor.name, line))
+        why = self.decided and self.undecided(actor, verb, words, background)
+        if why:
+            self.tell("%s %s: not while %s" % (actor.name, line, why))
             return None
         if background:
-            if self.limit and sum(a.background for a in family) >= self.limit:
-                self.tell("%s %s: not while another call blocks" % (actor.name, line))
-                return None
-            actor.background += 1
+            actor.blocked.append(self.blocking(actor, verb, words))
             actor.ask("&" + line)
             return None
         if verb in ("fork", "spawn", "exit", "killed"):
@@ -191,22 +232,77 @@ class Stage:
             return None
         answer = actor.ask(line)
         self.tell("%s %s" % (actor.name, answer))
-        self.note(actor, words[0], answer)
+        self.note(actor, words, answer)
         return answer
 
     @staticmethod
-    def note(actor, word, answer):
-        """The descriptors that have names; of epolls no end is looked at."""
-        if "=" in word and "epoll" not in word:
-            result = answer.split(" = ", 1)[1].split()[0]
-            if result.isdigit():
-                actor.names[word.split("=")[0]] = int(result)
+    def blocking(actor, verb, words):
+        line = " ".join(w for w in words if w != "&")
+        if verb in TAKES:
+            return Blocked(line, "take", actor.conns_of(words[1]))
+        if verb in LOOKS:
+            return Blocked(line, "look", actor.conns_of(*(w.split(":")[0] for w in words[2:])))
+        if verb in EPOLLS and words[1] in actor.epolls:
+            epoll = actor.epolls[words[1]]
+            return Blocked(line, "epoll", epoll.conns, epoll)
+        return Blocked(line, "put", set())
+
+    def undecided(self, actor, verb, words, background):
+        """Where plain TCP itself would leave it to the scheduler what happens: why. README.md, "What is left out"."""
+        def calls(same):
+            return [b for a in self.actors.values() if (a.name[0] == actor.name[0]) == same for b in a.blocked]
+        if background:
+            new = self.blocking(actor, verb, words)
+            # Both are woken by the same segment, and the one that is first takes what is there.
+            if any(new.competes(b) for b in calls(True)):
+                return "another call waits for the same"
+        # An endpoint has one pipe for it.
+        if verb == "splice_in" and any(b.line.startswith(verb) for b in actor.blocked):
+            return "the pipe is taken"
+        # Nor does the kernel say what becomes of a descriptor that is closed while it is polled (select(2)).
+        gone = words[2:3] if verb in ("dup2", "dup3") else words[1:] if "close" in verb else []
+        if any(b.does == "look" and b.meets(actor.conns_of(*gone)) for b in actor.blocked):
+            return "it is polled"
+        # README.md, "What is not mended".
+        lost = actor.conns_of(*gone)
+        if any(b.does == "take" and b.meets(lost) for b in actor.blocked) and any(
+                e.conns & lost for e in actor.epolls.values()):
+            return "a call and an epoll have it"
+        if verb in PIECES:
+            # Who is woken by the first segment finds one or all; edges are one or several. At our own end, who is
+            # woken by the reset that the first draws finds the error, or that the second has taken it.
+            conns = actor.conns_of(words[1])
+            if any(b.meets(conns) and (b.does == "take" or b.epoll and "ET" in b.epoll.modes) for b in calls(False)):
+                return "the other end waits for it"
+            if any(b.meets(conns) for b in calls(True)):
+                return "this end waits"
+        return None
+
+    @staticmethod
+    def note(actor, words, answer):
+        """The descriptors that have names, and what they stand for; of epolls no end is looked at."""
+        name, eq, verb = words[0].rpartition("=")
+        result = (answer.split(" = ", 1)[1].split() or [""])[0]
+        if verb == "epoll_ctl" and words[1] in actor.epolls and len(words) > 4:
+            actor.epolls[words[1]].conns |= actor.conns_of(words[3])
+            actor.epolls[words[1]].modes |= set(words[4].split("|"))
+        if not eq or not result.isdigit():
+            return
+        fd = int(result)
+        if verb == "epoll_create":
+            actor.epolls[name] = Epoll()
+            return
+        found = [name] if verb in ("connect", "accept") else list(actor.conns_of(words[1]))
+        actor.conns.pop(fd, None)
+        if found:
+            actor.conns[fd] = found[0]
+        actor.names[name] = fd
 
     def settle(self):
         """Nothing happens any more by itself. Tells which calls have ended by then."""
-        ended, still, quiet, end, before, lingered = [], 0, False, time.time() + 20, None, False
+        ended, still, quiet, end, before, looks = [], 0, False, time.time() + 20, None, {}
         while not quiet:
-            quiet, unacked, sleeps = True, 0, []
+            quiet, unacked, sleeps, soon = True, 0, [], False
             for actor in list(self.actors.values()):
                 first, *rest = actor.ask("!settle").split("\n")
                 unacked += int(first.split()[1])
@@ -215,17 +311,25 @@ class Stage:
                     if line.startswith("sleeps"):
                         sleeps.append(line)
                         continue
+                    if line.startswith("timed"):
+                        _, tid, n = line.split()
+                        looks.setdefault((actor.name, tid), int(n))
+                        soon |= int(n) < looks[actor.name, tid] + 2
+                        continue
                     quiet = False
                     if line == "busy":
                         continue
-                    actor.background -= 1
+                    self.unblocked(actor, line)
                     ended.append("%s %s" % (actor.name, self.partial(line)))
-            quiet = quiet and (not sleeps or sleeps == before)
+            if not quiet:
+                looks = {}
+            # Who looks again every few milliseconds has to have looked at what is there now.
+            if quiet and soon:
+                quiet = False
+                time.sleep(0.001)
+                continue
+            quiet = quiet and (not sleeps or sleeps == before or looks)
             before = sleeps
-            if quiet and sleeps and not lingered:
-                # A peek that waits for all looks every millisecond.
-                lingered, quiet = True, False
-                time.sleep(0.003)
             # Busy without an end is spinning, a bounded matter.
             if time.time() > end:
                 raise Stuck("does not come to rest")
@@ -236,6 +340,13 @@ class Stage:
                 time.sleep(0.002)
         for line in sorted(ended):
             self.tell(line + " (had blocked or might have)")
+
+    @staticmethod
+    def unblocked(actor, line):
+        for b in actor.blocked:
+            if line.startswith(b.line + " ="):
+                actor.blocked.remove(b)
+                return
 
     @staticmethod
     def partial(line):
@@ -250,7 +361,7 @@ class Stage:
         port = passive.ask("port").split(" = ")[1]
         for actor, line in (active, "%s=connect %s" % (name, port)), (passive, "%s=accept" % name):
             answer = actor.ask(line)
-            self.note(actor, line.split()[0], answer)
+            self.note(actor, line.split(), answer)
             self.tell("%s %s" % (actor.name, answer.replace(port, "PORT")))
         if "cold" not in words[1:]:
             self.do_warm([name])
@@ -319,7 +430,7 @@ class Stage:
         actor.say(line)
         self.tell("%s %s" % (actor.name, child.hear()))
         child.pid = int(actor.hear().split("\t")[1])
-        child.names = dict(actor.names)
+        child.names, child.conns, child.epolls = dict(actor.names), dict(actor.conns), dict(actor.epolls)
         self.actors[child.name] = child
 
     def do_exit(self, actor, line):
@@ -348,6 +459,10 @@ class Stage:
             for name in actor.names:
                 self.look(actor, name)
         for actor in list(self.actors.values()):
+            # See undecided().
+            if any(b.does == "look" for b in actor.blocked):
+                actor.ask("!kick looks")
+                self.settle()
             for name in actor.names:
                 self.tell("%s %s" % (actor.name, actor.ask("close " + name)))
                 self.settle()
@@ -362,13 +477,13 @@ class Stage:
     def clean(self):
         for actor in self.actors.values():
             for i in range(100):
-                if not actor.background:
+                if not actor.blocked:
                     break
                 actor.ask("!kick")
                 self.settle()
-            if actor.background:
+            if actor.blocked:
                 raise Stuck("%s: a call goes on and on" % actor.name)
             actor.ask("close_range 3 199")
             actor.ask("close_range 1024 4095")
             actor.ask("!forget")
-            actor.names = {}
+            actor.names, actor.conns, actor.epolls = {}, {}, {}

@@ -46,8 +46,6 @@ static const struct bit splice_flags[] = {{"NONBLOCK", SPLICE_F_NONBLOCK},
 					  {"BAD", 0x100},
 					  {NULL, 0}};
 
-static _Atomic unsigned long position;
-
 static unsigned hash(unsigned h, const void *p, size_t n)
 {
 	const unsigned char *c = p;
@@ -425,7 +423,7 @@ static void op_fill(struct call *c)
 		position = from; /* how often this is said is nobody's business */
 	}
 	n = b.n;
-	while (full < 3) {
+	while (full < 20) {
 		int was = queued;
 		struct timespec ts = {0, 1000000};
 
