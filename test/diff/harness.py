@@ -282,7 +282,7 @@ class Stage:
     def note(actor, words, answer):
         """The descriptors that have names, and what they stand for; of epolls no end is looked at."""
         name, eq, verb = words[0].rpartition("=")
-        result = (answer.split(" = ", 1)[1].split() or [""])[0]
+        result = (answer.partition(" = ")[2].split() or [""])[0]
         if verb == "epoll_ctl" and words[1] in actor.epolls and len(words) > 4:
             actor.epolls[words[1]].conns |= actor.conns_of(words[3])
             actor.epolls[words[1]].modes |= set(words[4].split("|"))
@@ -292,7 +292,7 @@ class Stage:
         if verb == "epoll_create":
             actor.epolls[name] = Epoll()
             return
-        found = [name] if verb in ("connect", "accept") else list(actor.conns_of(words[1]))
+        found = [name] if verb in ("connect", "accept") else list(actor.conns_of(*words[1:2]))
         actor.conns.pop(fd, None)
         if found:
             actor.conns[fd] = found[0]
