@@ -279,6 +279,11 @@ static bool about(pid_t tid, const char *file, char *buf, size_t size)
 	return len > 0;
 }
 
+static bool few(long ms)
+{
+	return ms > 0 && ms < 100;
+}
+
 /* Does it sleep for a few milliseconds, to look again? */
 static bool timed(pid_t tid)
 {
@@ -293,11 +298,11 @@ static bool timed(pid_t tid)
 	switch (nr) {
 #ifdef SYS_poll
 	case SYS_poll:
-		return (int)a[2] > 0;
+		return few((int)a[2]);
 	case SYS_epoll_wait:
 #endif
 	case SYS_epoll_pwait:
-		return (int)a[3] > 0;
+		return few((int)a[3]);
 	case SYS_ppoll:
 		ts = (const struct timespec *)a[2];
 		break;
@@ -307,7 +312,8 @@ static bool timed(pid_t tid)
 	default:
 		return false;
 	}
-	return ts && ts->tv_sec == 0; /* on the stack of who is in there */
+	/* On the stack of who is in there. */
+	return ts && ts->tv_sec == 0 && few((ts->tv_nsec + 999999) / 1000000);
 }
 
 /* Asleep in the kernel, with nothing due that would wake it? Adds how often it went to sleep. */
