@@ -124,13 +124,13 @@ static bool forks(long nr, const long *a)
 		return true;
 #endif
 	case SYS_clone:
-		return !(a[0] & CLONE_VM) && !a[1];
+		return !(a[0] & (CLONE_VM | CLONE_FILES)) && !a[1];
 #ifdef SYS_clone3
 	case SYS_clone3:
 		return a[1] >= CLONE_ARGS_SIZE_VER0 &&
 		       xvm_user_there((void *)a[0], CLONE_ARGS_SIZE_VER0) &&
 		       !xvm_user_copy(&c, (void *)a[0], CLONE_ARGS_SIZE_VER0) &&
-		       !(c.flags & CLONE_VM) && !c.stack;
+		       !(c.flags & (CLONE_VM | CLONE_FILES)) && !c.stack;
 #endif
 	}
 	return false;
@@ -285,9 +285,10 @@ XVM_WRAP int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	tls = va_arg(ap, void *);
 	child_tid = va_arg(ap, pid_t *);
 	va_end(ap);
-	if ((flags & CLONE_VM) && !(flags & CLONE_THREAD))
+	/* One that shares our descriptors leaves them to us, as if it shared the memory. */
+	if ((flags & (CLONE_VM | CLONE_FILES)) && !(flags & CLONE_THREAD))
 		xvm_sharing_child();
-	if (!xvm_fdtab || (flags & CLONE_VM) || !fn || xvm_in_vfork())
+	if (!xvm_fdtab || (flags & (CLONE_VM | CLONE_FILES)) || !fn || xvm_in_vfork())
 		return REAL(clone)(fn, stack, flags, arg, parent_tid, tls, child_tid);
 	xvm_forking();
 	pid = REAL(clone)(in_clone, stack, flags, &t, parent_tid, tls, child_tid);

@@ -63,11 +63,13 @@ void xvm_error_keep(struct xvm_sock *s, int err)
 
 int xvm_error_so(struct xvm_sock *s, int kernel)
 {
-	if (kernel && xvm_lock(&s->ep->rx_lock) == 0) {
-		if (!xvm_rx_only_pads_locked(s, kernel))
-			xvm_error_keep(s, kernel);
+	bool locked = kernel && xvm_lock(&s->ep->rx_lock) == 0;
+
+	/* Without the lock, in a signal handler over its holder: kept in any case. */
+	if (kernel && (!locked || !xvm_rx_only_pads_locked(s, kernel)))
+		xvm_error_keep(s, kernel);
+	if (locked)
 		xvm_unlock(&s->ep->rx_lock);
-	}
 	return xvm_error_take(s->ep);
 }
 
@@ -76,6 +78,7 @@ int xvm_sock_error(struct xvm_sock *s, int fd)
 	socklen_t len = sizeof(int);
 	int err = 0;
 
-	return REAL(getsockopt)(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 ? 0
-									  : xvm_error_so(s, err);
+	if (!xvm_conf.sandboxed && REAL(getsockopt)(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
+		return 0;
+	return xvm_error_so(s, err);
 }

@@ -4,6 +4,7 @@
  * one lives that lacks the mapping nobody may be on the ring (R1, S1), and the last one's close is
  * the end (S6).
  */
+#include "shim/inside.h"
 #include "shim/link.h"
 #include "shim/process.h"
 #include "shim/real.h"
@@ -79,6 +80,10 @@ bool xvm_holders_release(struct xvm_sock *s)
 	struct xvm_shm_ep *ep = s->ep;
 	uint32_t zero = 0;
 
+	/* The others go on, and may pair it while a thread of ours is still in the kernel's call.
+	 */
+	if (atomic_load(&s->file.users) & XVM_INSIDE_ANY)
+		xvm_inside_tell(s);
 	let_go(ep);
 	s->last = !s->last && !xvm_holders_other(ep, false) && atomic_load(&ep->gen) == s->gen &&
 		  atomic_compare_exchange_strong(&ep->final, &zero, 1);

@@ -92,21 +92,28 @@ static inline bool xvm_inside_any(const struct xvm_sock *s)
 	       atomic_load(&s->ep->ksend);
 }
 
+/* Whoever is inside is counted where the other holders see it. */
+static inline void xvm_inside_tell(struct xvm_sock *s)
+{
+	uint64_t users = atomic_fetch_or(&s->file.users, XVM_FILE_TOLD);
+
+	if (users & XVM_FILE_TOLD)
+		return;
+	atomic_fetch_add(&s->ep->krecv, (uint32_t)(users >> XVM_INSIDE_RX & 0xffff));
+	atomic_fetch_add(&s->ep->ksend, (uint32_t)(users >> XVM_INSIDE_TX & 0x7fff));
+}
+
 /* R1, S2: s is paired from here on. */
 static inline void xvm_inside_paired(struct xvm_sock *s)
 {
-	uint64_t users;
-
 	/* Whoever sees it paired sees that there may be others inside. */
 	atomic_fetch_add(&s->ep->krecv, XVM_INSIDE_GUARD);
 	atomic_fetch_add(&s->ep->ksend, XVM_INSIDE_GUARD);
 	atomic_store(&s->ep->state, XVM_EP_PAIRED);
 	atomic_store(&s->paired, 1);
-	users = atomic_fetch_or(&s->file.users, XVM_FILE_TOLD);
-	atomic_fetch_add(&s->ep->krecv,
-			 (uint32_t)(users >> XVM_INSIDE_RX & 0xffff) - XVM_INSIDE_GUARD);
-	atomic_fetch_add(&s->ep->ksend,
-			 (uint32_t)(users >> XVM_INSIDE_TX & 0x7fff) - XVM_INSIDE_GUARD);
+	xvm_inside_tell(s);
+	atomic_fetch_sub(&s->ep->krecv, XVM_INSIDE_GUARD);
+	atomic_fetch_sub(&s->ep->ksend, XVM_INSIDE_GUARD);
 }
 
 #endif

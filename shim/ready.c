@@ -423,8 +423,9 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	struct pollfd pfd[2] = {{.fd = -1}, {.events = POLLIN}};
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
+	/* To peek at a byte would not wait for SO_RCVLOWAT of them. */
 	bool restartable = what == EPOLLIN && !deadline && !timed && !xvm_conf.sandboxed &&
-			   xvm_restart_mixed();
+			   !(atomic_load(&ep->flags) & XVM_EPF_LOWAT) && xvm_restart_mixed();
 	int bound, r;
 
 	/* Counted before the look; who closes it looks at the count first. */

@@ -558,7 +558,8 @@ static ssize_t take_locked(struct xvm_sock *s, int fd, struct xvm_io *io, bool w
 		}
 		if (r < 0 && r != -EAGAIN && r != -EINTR) {
 			xvm_rx_error_locked(s, (int)-r);
-			return end_locked(s, io);
+			/* Or it is the call's, as where its descriptor was closed. */
+			return ep->rx_end || has_error(ep) ? end_locked(s, io) : r;
 		}
 		return r == -EAGAIN && has_error(ep) ? end_locked(s, io) : r;
 	}
@@ -601,7 +602,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	bool wait = !(io->flags & MSG_DONTWAIT) && !(atomic_load(&ep->flags) & XVM_EPF_NONBLOCK);
 	uint64_t deadline = 0;
 	int64_t timeo = atomic_load_explicit(&ep->rcvtimeo_us, memory_order_relaxed);
-	ssize_t r, done = 0, peeked = 0, ended = 0;
+	ssize_t r, done = 0, peeked = 0, base = 0, ended = 0;
 	bool last = false, waited = false, few;
 	size_t want = 1, low = 1;
 	bool none = !io->left;
@@ -628,9 +629,14 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		epoch = ep->rx_epoch;
 		/* The kernel wakes nobody for less than SO_RCVLOWAT, whatever he has already. */
 		few = waited && !last && low > 1 && !xvm_rx_enough_locked(s, fd);
-		/* Nor does a peek show again what another has taken meanwhile. */
+		/* A peek keeps what another has taken meanwhile, and goes on behind that. */
 		now = atomic_load(&ep->n_rx_ring) + atomic_load(&ep->n_rx_tcp);
-		few = few || (peeked && now != taken);
+		if (peeked && now != taken) {
+			xvm_io_advance(io, (size_t)peeked);
+			want = want > (size_t)peeked ? want - (size_t)peeked : 1;
+			base += peeked;
+			peeked = 0;
+		}
 		taken = peeked ? taken : now;
 		r = few ? -EAGAIN : take_locked(s, fd, io, wait);
 		epoch ^= ep->rx_epoch;
@@ -645,7 +651,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 				if (r > peeked)
 					peeked = r;
 				if (!wait || last || (size_t)r >= most)
-					return peeked;
+					return base + peeked;
 				if (timeo && !deadline)
 					deadline = xvm_now_ns() + (uint64_t)timeo * 1000;
 				stay(&held, s);
@@ -677,7 +683,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			continue;
 		}
 		/* With something done the kernel restarts no call either. */
-		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done || peeked);
+		r = xvm_sock_wait(s, &fd, EPOLLIN, deadline, timeo || done || base || peeked);
 		/* Who goes without having waited to the end takes what there is. */
 		if (r < 0 && r != -EBADF && low > 1) {
 			ended = r;
@@ -694,7 +700,7 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		r = 0;
 	}
 	/* Another has taken what this peek had found and waited beside. */
-	done += peeked;
+	done += base + peeked;
 	/* An error that came after bytes is the next call's to tell. */
 	if (done && r < 0)
 		xvm_error_keep(s, (int)-r);

@@ -127,7 +127,7 @@ XVM_WRAP int shutdown(int fd, int how)
 
 	if (!s)
 		return REAL(shutdown)(fd, how);
-	if (xvm_sock_on(s) && over(fd)) {
+	if (xvm_sock_on(s) && !xvm_conf.sandboxed && over(fd)) {
 		xvm_sock_put(s);
 		return REAL(shutdown)(fd, how);
 	}
