@@ -630,14 +630,16 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		/* The kernel wakes nobody for less than SO_RCVLOWAT, whatever he has already. */
 		few = waited && !last && low > 1 && !xvm_rx_enough_locked(s, fd);
 		/* A peek keeps what another has taken meanwhile, and goes on behind that. */
-		now = atomic_load(&ep->n_rx_ring) + atomic_load(&ep->n_rx_tcp);
-		if (peeked && now != taken) {
-			xvm_io_advance(io, (size_t)peeked);
-			want = want > (size_t)peeked ? want - (size_t)peeked : 1;
-			base += peeked;
-			peeked = 0;
+		if (io->flags & MSG_PEEK) {
+			now = atomic_load(&ep->n_rx_ring) + atomic_load(&ep->n_rx_tcp);
+			if (peeked && now != taken) {
+				xvm_io_advance(io, (size_t)peeked);
+				want = want > (size_t)peeked ? want - (size_t)peeked : 1;
+				base += peeked;
+				peeked = 0;
+			}
+			taken = now;
 		}
-		taken = peeked ? taken : now;
 		r = few ? -EAGAIN : take_locked(s, fd, io, wait);
 		epoch ^= ep->rx_epoch;
 		xvm_unlock(&ep->rx_lock);
