@@ -111,7 +111,9 @@ class Sequence:
         if call in ("recv", "recvfrom", "recvmsg", "recvmmsg"):
             args += self.flags(["PEEK", "WAITALL", "TRUNC", "NOSIGNAL", "CMSG_CLOEXEC", "ERRQUEUE", "PEEK", "WAITALL"],
                                0.4)
-            if r.random() < 0.6:
+            # A wait for nothing is ended in the kernel by whatever wakes it, such as room: README.md.
+            nothing = not (sum(parts) if call in ("recvmsg", "recvmmsg") else n)
+            if r.random() < 0.6 or nothing:
                 args, now = args + " DONTWAIT", True
             if r.random() < 0.02:
                 args += " OOB"
