@@ -58,7 +58,7 @@ static long by_pselect(int n, fd_set *in, fd_set *out, fd_set *ex, struct timesp
 	return with_time(pselect(n, in, out, ex, &ts, mask), user, &ts, start);
 }
 
-/* The calls that wait. False: nothing was ever paired, or the kernel shall say what is wrong. */
+/* The calls that wait. False: nothing was ever tracked, or the kernel shall say what is wrong. */
 static bool waits(long nr, const long *a, long *r)
 {
 	struct {
@@ -66,7 +66,7 @@ static bool waits(long nr, const long *a, long *r)
 		size_t size;
 	} m = {NULL, SIGSET};
 
-	if (!atomic_load(&xvm_fault_installed))
+	if (!xvm_fdtab || (!xvm_arena && !atomic_load(&xvm_fault_installed)))
 		return false;
 	switch (nr) {
 #ifdef SYS_poll

@@ -77,9 +77,8 @@ void xvm_epoll_changed(struct xvm_sock *s)
 
 static void settle_one(struct xvm_epoll *e, struct xvm_reg *r)
 {
-	uint32_t todo = r->todo;
+	uint32_t todo = __atomic_exchange_n(&r->todo, XVM_TODO_NONE, __ATOMIC_RELAXED);
 
-	r->todo = XVM_TODO_NONE;
 	if (todo == XVM_TODO_DEL) {
 		xvm_epset_drop(e, r);
 		return;
@@ -128,6 +127,9 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
 {
 	struct xvm_reg *r;
 
+	/* Registered anew by such a handler: that record is the one. */
+	if (xvm_epset_defer_late(e, fd, todo, ev))
+		return true;
 	if (xvm_lock(&lists) < 0)
 		return false;
 	for (r = atomic_load(&s->regs); r; r = r->sock_next)
@@ -142,7 +144,7 @@ bool xvm_epset_defer(struct xvm_epoll *e, struct xvm_sock *s, int fd, uint32_t t
 		push(r);
 	}
 	unlock_lists();
-	return r || xvm_epset_defer_late(e, fd, todo, ev);
+	return r != NULL;
 }
 
 struct xvm_reg *xvm_epset_reg_of(struct xvm_epoll *e, struct xvm_sock *s, int fd)

@@ -114,7 +114,7 @@ int xvm_epset_filter(struct xvm_epoll *e, struct epoll_event *evs, int n, bool *
 		}
 		if (ghost(e, ev.data.u64))
 			continue;
-		if ((e->managed || e->nested) && !e->broken)
+		if ((e->managed || e->nested || e->ghosts) && !e->broken)
 			ev.events = translate(e, &ev, rung);
 		if (ev.events)
 			evs[out++] = ev;

@@ -151,7 +151,8 @@ static void pass_on(struct wait *w)
 
 	if (w->rung && atomic_load(&e->sleepers) && !e->broken) {
 		xvm_epset_arm_all(e, NULL, &found);
-		if (found)
+		/* What is nested only a sleeper himself can arm. */
+		if (found || e->nested)
 			xvm_epset_wake(e);
 	}
 	w->rung = false;
@@ -420,8 +421,11 @@ static bool pass_through(struct wait *w, int64_t *ns, int *result)
 	struct xvm_epoll *e;
 	int n, out = 0;
 
-	/* Sequentially consistent, as is the look behind it; pairs with wake_sleepers(). */
+	/* Counted before the look; pairs with wake_sleepers() and arm_for_sleepers(). */
 	atomic_fetch_add(&w->e->sleepers, 1);
+#if !defined(__x86_64__) /* where the addition is one */
+	atomic_thread_fence(memory_order_seq_cst);
+#endif
 	if (!none_paired(w->e)) {
 		atomic_fetch_sub(&w->e->sleepers, 1);
 		return false;

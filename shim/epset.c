@@ -415,6 +415,9 @@ bool xvm_epset_any(struct xvm_epoll *e, bool (*fn)(struct xvm_reg *r, void *arg)
 void xvm_epset_modify(struct xvm_epoll *e, struct xvm_reg *r, uint32_t events, uint64_t data)
 {
 	if (data != r->data) {
+		/* P3: the kernel may just have reported it by the old ones. It does so again. */
+		if (r->where != XVM_REG_KERNEL && e->takers)
+			e->ghosts = true;
 		unlink_data(e, r);
 		xvm_epset_unlink_fd(e, r);
 		r->data = data;

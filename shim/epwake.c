@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 
 #include "shim/link.h"
+#include "shim/process.h"
 #include "transport/sys.h"
 
 static _Atomic int kick_fd; /* 1 + an eventfd that is always readable */
@@ -23,6 +24,8 @@ static void kick(struct xvm_epoll *e)
 {
 	int fd = atomic_load(&kick_fd) - 1, none = 0;
 
+	if (fd < 0 && xvm_conf.sandboxed)
+		return; /* death, perhaps */
 	if (fd < 0) {
 		fd = (int)xvm_sys(SYS_eventfd2, 1, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (fd < 0)

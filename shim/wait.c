@@ -143,9 +143,9 @@ static void fill(struct pset *p, unsigned max)
 
 		p->k[i] = p->fds[i];
 		p->k[i].revents = 0;
+		p->epolls |= !xvm_epset_plain(p->fds[i].fd);
 		if (p->nslots == max || !concerns(p->fds[i].fd))
 			continue;
-		p->epolls |= !xvm_epset_plain(p->fds[i].fd);
 		s = xvm_sock_get(p->fds[i].fd);
 		if (s) {
 			memset(sl, 0, sizeof(*sl));
@@ -526,8 +526,10 @@ static int wait_paired(struct pset *p, int64_t ns)
 		if (ns < 0)
 			continue;
 		now = xvm_now_ns();
-		if (now >= deadline)
-			return 0;
+		if (now >= deadline) { /* and what the kernel would say at its last look */
+			p->rung = false;
+			return collect(p);
+		}
 		left = (int64_t)(deadline - now);
 	}
 }
