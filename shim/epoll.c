@@ -125,8 +125,8 @@ static long ctl_mod(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	 */
 	if (!r)
 		return control(epfd, EPOLL_CTL_MOD, fd, mask, ev->data.u64);
-	if (r->parked)
-		return -ENOENT;
+	if (r->parked) /* the kernel looks at the flag first */
+		return mask & EPOLLEXCLUSIVE ? -EINVAL : -ENOENT;
 	xvm_epset_claim(e, ev->data.u64, r);
 	if (r->sock && ((r->events | mask) & EPOLLEXCLUSIVE))
 		return -EINVAL; /* as the kernel says if it knows the flag is set */
