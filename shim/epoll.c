@@ -55,8 +55,10 @@ static void tell_sleepers(struct xvm_epoll *e)
 {
 	/* It is among e's before they are counted; pairs with pass_through(). */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load(&e->sleepers))
+	if (atomic_load(&e->sleepers)) {
+		e->unarmed = true;
 		xvm_epset_wake(e);
+	}
 }
 
 static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_event *ev)

@@ -151,8 +151,8 @@ static void pass_on(struct wait *w)
 
 	if (w->rung && atomic_load(&e->sleepers) && !e->broken) {
 		xvm_epset_arm_all(e, NULL, &found);
-		/* What is nested only a sleeper himself can arm. */
-		if (found || e->nested)
+		/* Woken for a nested one that nobody here has armed since it came. */
+		if (found || e->unarmed)
 			xvm_epset_wake(e);
 	}
 	w->rung = false;
@@ -287,6 +287,7 @@ static int prepare_nested(struct wait *w)
 	if (!w->in.n && !w->e->nested)
 		return -1;
 	old = w->in;
+	w->e->unarmed = false;
 	w->in.n = 0;
 	w->in.more = false;
 	for (struct xvm_reg *r = w->e->nested, *next; r; r = next) {

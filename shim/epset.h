@@ -102,6 +102,7 @@ struct xvm_epoll {
 	 * then; none sleeps or answers that there is nothing without having looked at both. */
 	struct xvm_ring hot, warm;
 	struct xvm_reg *nested;
+	bool unarmed; /* one of those has come since they were armed */
 
 	uint64_t call;
 	bool filled;	  /* the last wait's events were all the kernel's */

@@ -23,6 +23,7 @@ int main(int argc, char **argv)
 		{"shared", scene_shared},
 		{"bounds", scene_bounds},
 		{"quiet", scene_quiet},
+		{"rest", scene_rest},
 		{"around", scene_around},
 		{"twins", scene_twins},
 		{"amid", scene_amid},

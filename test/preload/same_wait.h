@@ -22,6 +22,7 @@ void scene_copies(void);
 void scene_shared(void);
 void scene_bounds(void);
 void scene_quiet(void);
+void scene_rest(void);
 void scene_around(void);
 void scene_twins(void);
 void scene_amid(void);

@@ -8,7 +8,7 @@
 P=$B/test/preload/same_wait
 
 for scene in poll signals select room epoll deleted edge nested crowd crowd_edge crowd_once \
-	cold early copies shared bounds around twins quiet; do
+	cold early copies shared bounds around twins quiet rest; do
 	prints_plain "$scene" "$P" "$scene"
 	for spin in 50 0; do
 		prints_same "$scene" "spinning $spin us" XVM_SPIN_US=$spin "$P" "$scene"

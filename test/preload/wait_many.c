@@ -560,3 +560,43 @@ void scene_quiet(void)
 	}
 	close(ep);
 }
+
+/* Three sleep around a nested epoll: whom one's wake-up is passed on to goes to sleep again. */
+void scene_rest(void)
+{
+	int a[2], b[2], done[2], inner = epoll_create1(0), outer = epoll_create1(0);
+	struct away w[3];
+	long busy;
+	char c;
+
+	for (int i = 0; i < 2; i++)
+		pair(&a[i], &b[i]);
+	if (pipe(done) < 0)
+		die("pipe");
+	DO(ctl(inner, EPOLL_CTL_ADD, a[0], EPOLLIN, 'x'));
+	DO(ctl(outer, EPOLL_CTL_ADD, inner, EPOLLIN | EPOLLONESHOT, '1'));
+	DO(ctl(outer, EPOLL_CTL_ADD, a[1], EPOLLIN | EPOLLET, '2'));
+	for (int i = 0; i < 3; i++)
+		away(&w[i], outer, done[1]);
+	nap(50);
+	put(b[1], "x");
+	c = told(done[0]);
+	busy = cpu_ms();
+	nap(300);
+	printf("at rest: %c %d\n", c, cpu_ms() - busy < 100);
+	put(b[0], "x");
+	printf("the next: %c\n", told(done[0]));
+	drain(a[0]);
+	put(b[1], "x");
+	printf("the last: %c\n", told(done[0]));
+	fflush(stdout);
+	for (int i = 0; i < 3; i++)
+		pthread_join(w[i].t, NULL);
+	for (int i = 0; i < 2; i++) {
+		close(a[i]);
+		close(b[i]);
+		close(done[i]);
+	}
+	close(inner);
+	close(outer);
+}
