@@ -84,11 +84,16 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 	}
 	if (s && xvm_sock_on(s) && !(mask & EPOLLEXCLUSIVE))
 		mask = xvm_epset_kmask(s, mask);
+	/* Whoever is told of it now waits for us to judge that: pairs with pass_through(). */
+	atomic_store(&e->adding, s != NULL);
 	err = control(epfd, EPOLL_CTL_ADD, fd, mask, ev->data.u64);
-	if (err < 0)
+	if (err < 0) {
+		atomic_store(&e->adding, false);
 		goto out_put;
+	}
 	r = xvm_epset_add(e, fd, ev, s, inner);
 	if (!r) {
+		atomic_store(&e->adding, false);
 		if (s)
 			xvm_sock_never(s, XVM_R_LIMIT);
 		goto out_put;
@@ -99,6 +104,7 @@ static long ctl_add(struct xvm_epoll *e, int epfd, int fd, const struct epoll_ev
 		r->fresh = true;
 		arm_for_sleepers(e, r);
 	}
+	atomic_store(&e->adding, false);
 	if (inner)
 		tell_sleepers(e);
 	return 0;

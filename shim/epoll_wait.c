@@ -390,7 +390,7 @@ static bool none_paired(struct xvm_epoll *e)
 {
 	return !__atomic_load_n(&e->managed, __ATOMIC_RELAXED) &&
 	       !__atomic_load_n(&e->nested, __ATOMIC_RELAXED) && !atomic_load(&e->changes) &&
-	       !atomic_load(&e->rescan) && !e->broken;
+	       !atomic_load(&e->rescan) && !atomic_load(&e->adding) && !e->broken;
 }
 
 static void uncount_only(void *arg)

@@ -102,7 +102,8 @@ struct xvm_epoll {
 	 * then; none sleeps or answers that there is nothing without having looked at both. */
 	struct xvm_ring hot, warm;
 	struct xvm_reg *nested;
-	bool unarmed; /* one of those has come since they were armed */
+	_Atomic bool adding; /* the kernel may report what has no record yet */
+	bool unarmed;	     /* one of those has come since they were armed */
 
 	uint64_t call;
 	bool filled;	  /* the last wait's events were all the kernel's */
