@@ -460,7 +460,10 @@ class Stage:
                 self.look(actor, name)
         for actor in list(self.actors.values()):
             # See undecided().
-            if any(b.does == "look" for b in actor.blocked):
+            # A signal that comes between two sleeps of one wait does not end it: libxvm(7).
+            for _ in range(20):
+                if not any(b.does == "look" for b in actor.blocked):
+                    break
                 actor.ask("!kick looks")
                 self.settle()
             for name in actor.names:
