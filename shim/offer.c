@@ -244,9 +244,9 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	atomic_store_explicit(&ep->calls, calls + more, memory_order_relaxed);
 	if (calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
 		return false;
-	/* What was refused once is tried by the call that brings the count to a multiple of 64
+	/* What was refused once is tried by the call that brings the count to a multiple of 16
 	 * calls or past it. */
-	if (why != XVM_R_NEW && !at_once && calls % 256 + more < 256)
+	if (why != XVM_R_NEW && !at_once && calls % 64 + more < 64)
 		return false;
 	if (atomic_load(&ep->flags) & XVM_EPF_NEVER)
 		return false;
