@@ -27,6 +27,13 @@ static inline _Atomic uint32_t *xvm_inside_told(const struct xvm_sock *s, bool r
 	return rx ? &s->ep->krecv : &s->ep->ksend;
 }
 
+/* A process that has let go of the socket is no holder: the endpoint may be another's by now. */
+static inline void xvm_inside_less(struct xvm_sock *s, bool rx)
+{
+	if (atomic_load(&s->ep->gen) == s->gen)
+		atomic_fetch_sub(xvm_inside_told(s, rx), 1);
+}
+
 /* Back, but with the reference. */
 static inline void xvm_inside_back(struct xvm_sock *s, bool rx)
 {
@@ -34,7 +41,7 @@ static inline void xvm_inside_back(struct xvm_sock *s, bool rx)
 
 	do
 		if (users & XVM_FILE_TOLD) {
-			atomic_fetch_sub(xvm_inside_told(s, rx), 1);
+			xvm_inside_less(s, rx);
 			return;
 		}
 	while (!atomic_compare_exchange_weak(&s->file.users, &users, users - xvm_inside_one(rx)));
@@ -47,7 +54,7 @@ static inline void xvm_inside_leave(struct xvm_sock *s, bool rx)
 
 	do
 		if (users & XVM_FILE_TOLD) {
-			atomic_fetch_sub(xvm_inside_told(s, rx), 1);
+			xvm_inside_less(s, rx);
 			xvm_sock_put(s);
 			return;
 		}
