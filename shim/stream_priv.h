@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the parts of the two directions have in common: rx.c, rx_ready.c, tx.c, pads.c and cut.c.
+ * What the parts of the two directions have in common: rx*.c, tx.c, pads.c, cut.c.
  * Everything named *_locked runs under the direction's lock, and never waits.
  */
 #ifndef XVM_SHIM_STREAM_PRIV_H
@@ -75,7 +75,7 @@ int xvm_cut_recall_locked(struct xvm_sock *s, int fd);
 /* C2: the ring's bytes that were recalled. 0: there are none left, and nothing is owed. */
 int xvm_cut_resend_locked(struct xvm_sock *s, int fd);
 
-/* ---- rx.c --------------------------------------------------------------- */
+/* ---- rx_path.c ---------------------------------------------------------- */
 
 /* First of all under the lock: what a holder that was killed has left behind is put in order. What
  * it had not published has not happened. */
