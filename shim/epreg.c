@@ -3,7 +3,8 @@
  * The records of paired sockets: hot, cold, armed, parked, and what the kernel is asked for them.
  *
  * Parking is EPOLL_CTL_DEL, and ADD again, without the kernel: event loops do that with each
- * request. The rules, all of which are of one process (test/model/parking.pml has them in Promela):
+ * request. The rules, all of which are of one process (test/model/parking.pml and renamed.pml have
+ * them in Promela):
  *
  * P1 park. DEL leaves the registration with the kernel, which is quiet, as nobody wants more of it
  * than pads. Only where nobody but the waits of this process, in this epoll, would see it: nobody
@@ -19,9 +20,10 @@
  * is closed, when its socket is not on a ring any more, and in exposing.
  *
  * P4 ghosts. Threads that have come back from the kernel and have not judged its events yet
- * (e->takers) may bring one of what was evicted. Until the last of them has judged, an event with
- * data that no record has is dropped, and one with data that a record has is believed only if the
- * kernel, asked about that descriptor, says the same.
+ * (e->takers) may bring one of what was evicted, or by the data that a record had before it was
+ * changed. Until the last of them has judged, an event with data that no record has is dropped, and
+ * one with data that a record has is believed only if the kernel, asked about that descriptor, says
+ * the same.
  *
  * P5 expose. Before somebody looks at the epoll with the kernel's eyes (a poll, an epoll around it,
  * a fork, another program image, which all see a parked one) or a filter of system calls is set,
