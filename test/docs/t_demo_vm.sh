@@ -14,7 +14,7 @@ env "$MARK" "${DEMO[@]}" </dev/null 2>&1 | while IFS= read -r line; do
 	printf '%d %s\n' $SECONDS "$line"
 done >"$T/out" || {
 	tail -n 60 "$T/out"
-	fail "it failed"
+	fail "it failed: $(grep -m 1 '^[0-9]* demo: ' "$T/out")"
 }
 cat "$T/out"
 grep -Eq 'guests boot … [0-9]+ s +one: .* \| two: ' "$T/out" || fail "it does not say what the guests do"
