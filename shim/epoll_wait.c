@@ -5,8 +5,9 @@
  * the instance as data, when a peer has rung.
  *
  * A wait looks, spins if that has paid off lately, then arms all hot sockets with one new number of
- * the eventfd (W1), looks again and sleeps. A socket that was armed several times and had nothing
- * goes cold, so a wait costs as much as is active, not as much as is registered.
+ * the eventfd (W1), looks again and sleeps. A socket that was armed several times and had nothing,
+ * or was looked at very often, goes cold, so a wait costs as much as is active, not as much as is
+ * registered.
  *
  * No lock is held across a sleep. A signal that comes while a wait spins or looks, rather than
  * sleeps, runs its handler and does not end the wait: as if it had come just before the call.
@@ -25,6 +26,7 @@
 #define ROUGH_NS 10000000 /* a tick of the rough clock, at most */
 #define LOOK_NS 8000	  /* between looks at the kernel while spinning */
 #define WARM_EACH 16	  /* of so many looks, one is at those too that have been quiet for long */
+#define CHILLS 64	  /* in one look, at most: each takes a fence and a lock */
 #define GLANCE_NS 5000000 /* between looks at the rings without the lock */
 
 /* Which of libc's functions the application called: a sandbox may know no other. */
@@ -88,6 +90,7 @@ static int scan(struct wait *w, int n, bool both)
 	struct xvm_walk k = xvm_epset_walk(e, both);
 	struct xvm_reg *r;
 	struct epoll_event ev;
+	unsigned chills = CHILLS;
 	struct xvm_edge now;
 	uint32_t bits;
 
@@ -95,10 +98,14 @@ static int scan(struct wait *w, int n, bool both)
 		if (r->call == e->call)
 			continue;
 		bits = xvm_epset_look(r, false, &now);
-		if (!bits) {
-			xvm_epset_quiet(e, r);
-			continue;
+		if (!bits && chills && xvm_epset_is_quiet(e, r)) {
+			bits = xvm_epset_chill(e, r, &now);
+			chills--;
+		} else if (!bits) {
+			xvm_epset_warm(e, r);
 		}
+		if (!bits)
+			continue;
 		ev = (struct epoll_event){.events = bits, .data.u64 = r->data};
 		if (xvm_user_copy(&w->evs[n], &ev, sizeof(ev)) < 0)
 			return n ? n : -EFAULT;

@@ -9,6 +9,7 @@
 
 #define VAIN_MAX 8 /* events of the kernel in a row that were nothing: see calm() */
 #define MORE_MS 5  /* a sleep's bound where not all that it needs could be armed */
+#define LOOKS 256  /* that find nothing are as good as a sleep in which nothing came */
 
 /* ---- one record --------------------------------------------------------- */
 
@@ -170,6 +171,25 @@ static unsigned cool_after(const struct xvm_epoll *e)
 	uint32_t n = e->hot.n + e->warm.n;
 
 	return n <= 256 ? 64 : n <= 1024 ? 16 : 4;
+}
+
+uint32_t xvm_epset_chill(struct xvm_epoll *e, struct xvm_reg *r, struct xvm_edge *now)
+{
+	uint32_t bits;
+	int b;
+
+	b = xvm_epset_arm(r, to_arm(r), NULL, 0);
+	bits = xvm_epset_look(r, true, now);
+	if (bits || b >= 0)
+		xvm_epset_disarm(r);
+	else
+		xvm_epset_cool(e, r);
+	return bits;
+}
+
+bool xvm_epset_is_quiet(const struct xvm_epoll *e, const struct xvm_reg *r)
+{
+	return r->warm && e->call - r->call >= (uint64_t)cool_after(e) * LOOKS;
 }
 
 int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found)

@@ -146,7 +146,7 @@ void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r)
 #define NEAR 4	   /* so many are looked at in each wait, however quiet they are */
 #define QUIET 1024 /* looks */
 
-void xvm_epset_quiet(struct xvm_epoll *e, struct xvm_reg *r)
+void xvm_epset_warm(struct xvm_epoll *e, struct xvm_reg *r)
 {
 	if (r->warm || e->hot.n <= NEAR || e->call - r->call < QUIET)
 		return;

@@ -169,8 +169,8 @@ void xvm_epset_remask(struct xvm_epoll *e, struct xvm_reg *r, bool force);
 void xvm_epset_convert(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_heat(struct xvm_epoll *e, struct xvm_reg *r);
 void xvm_epset_cool(struct xvm_epoll *e, struct xvm_reg *r);
-/* A look had nothing for r: has it been so for long? */
-void xvm_epset_quiet(struct xvm_epoll *e, struct xvm_reg *r);
+/* A look had nothing for r: if it has been so for some time, r is warm. */
+void xvm_epset_warm(struct xvm_epoll *e, struct xvm_reg *r);
 
 /* A walk along what is hot; both: those that have been quiet first, so that they find room. What it
  * stands on may be moved or taken out. stop: the next one begins behind this. */
@@ -301,6 +301,10 @@ void xvm_epset_reported(struct xvm_epoll *e, struct xvm_reg *r, const struct xvm
  * is ready there will be no sleep: *found, and noted as reported in *ev unless that is NULL.
  */
 int xvm_epset_arm_all(struct xvm_epoll *e, struct epoll_event *ev, bool *found);
+/* Has it had nothing for so long that the kernel may report it? chill: so it shall, as after a
+ * sleep by pad, for threads that never come to sleep. Returns what has come meanwhile. */
+bool xvm_epset_is_quiet(const struct xvm_epoll *e, const struct xvm_reg *r);
+uint32_t xvm_epset_chill(struct xvm_epoll *e, struct xvm_reg *r, struct xvm_edge *now);
 void xvm_epset_disarm_all(struct xvm_epoll *e);
 
 /*
