@@ -90,7 +90,8 @@ static int scan(struct wait *w, int n, bool both)
 	struct xvm_walk k = xvm_epset_walk(e, both);
 	struct xvm_reg *r;
 	struct epoll_event ev;
-	unsigned chills = CHILLS;
+	/* Whoever sleeps has armed them his way. */
+	unsigned chills = atomic_load(&e->sleepers) ? 0 : CHILLS;
 	struct xvm_edge now;
 	uint32_t bits;
 
