@@ -114,21 +114,24 @@ static int map_table(int fd, const struct xvm_shm_table **table)
 	return 0;
 }
 
-int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id, uint64_t *mail,
-		     const struct xvm_shm_table **table)
+int xvm_client_greet(int sock, int arena)
 {
 	struct xvm_msg m;
-	int64_t deadline = now_ms() + timeout_ms;
-	int fds[XVM_PROTO_FDS], i, ret;
 
 	memset(&m, 0, sizeof(m));
 	m.type = XVM_MSG_HELLO;
 	m.arg = XVM_PROTO_VERSION;
 	m.pid = (int32_t)xvm_sys(SYS_getpid);
 	xvm_sys(SYS_prctl, PR_GET_NAME, m.text);
-	ret = xvm_proto_send(sock, &m, &arena, arena >= 0);
-	if (ret)
-		return ret;
+	return xvm_proto_send(sock, &m, &arena, arena >= 0);
+}
+
+int xvm_client_welcome(int sock, int timeout_ms, uint32_t *id, uint64_t *mail,
+		       const struct xvm_shm_table **table)
+{
+	struct xvm_msg m;
+	int64_t deadline = now_ms() + timeout_ms;
+	int fds[XVM_PROTO_FDS], i, ret;
 
 	for (;;) {
 		ret = wait_readable(sock, deadline);

@@ -25,15 +25,17 @@ const char *xvm_client_path(void);
  */
 int xvm_client_connect(const char *path);
 
+/* Say hello as a program (arena >= 0) or as a tool (arena < 0). 0 or a negative errno. */
+int xvm_client_greet(int sock, int arena);
+
 /*
- * Say hello as a program (arena >= 0) or as a tool (arena < 0) and wait, timeout_ms at
- * most, for the welcome. On success 0, *id is this client's number, *table the
- * mapped, checked table, and *mail what table->mail[*id] counts with the welcome. -EPROTONOSUPPORT:
- * another version (*id is then the daemon's). -ETIMEDOUT, or another negative errno; the socket
- * stays the caller's.
+ * Wait, timeout_ms at most, for the welcome. On success 0, *id is this client's number, *table the
+ * mapped, checked table, and *mail what table->mail[*id] counts with the welcome. -ETIMEDOUT: it
+ * may come yet. -EPROTONOSUPPORT: another version (*id is then the daemon's). Or another negative
+ * errno. The socket stays the caller's.
  */
-int xvm_client_hello(int sock, int arena, int timeout_ms, uint32_t *id, uint64_t *mail,
-		     const struct xvm_shm_table **table);
+int xvm_client_welcome(int sock, int timeout_ms, uint32_t *id, uint64_t *mail,
+		       const struct xvm_shm_table **table);
 
 /* XVM_RES_* flags of an address (16 bytes, v4-mapped for v4), 0 if it is not there. Safe against
  * concurrent change; 0 if it changes without end. Loopback is always XVM_RES_USED. */

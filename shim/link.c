@@ -14,8 +14,8 @@
 #include "transport/sys.h"
 
 #define HELLO_MS 100 /* how long a welcome may take: a stopped daemon must not stop programs */
-#define RETRY_NS 1000000000ull /* doubled with each hello that timed out */
-#define RETRY_MAX 6
+#define RETRY_NS 1000000000ull
+#define LATE_NS 10000000ull /* between looks for a welcome that did not come in time */
 #define LOOK_NS 100000000ull
 #define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
 #define FD_ABOVE 65536	/* limits up to this are stepped over */
@@ -31,8 +31,8 @@ _Atomic uint32_t xvm_link_count = 1;
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;
+static int greeted = -1; /* or a connection on which the welcome is to come yet */
 static uint64_t next_try;
-static unsigned timeouts; /* of hellos, in a row */
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
 static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
 
@@ -177,7 +177,7 @@ static void down(enum xvm_reason why)
 	}
 	sock = -1;
 	why_down = why;
-	next_try = xvm_now_ns() + (RETRY_NS << timeouts);
+	next_try = xvm_now_ns() + RETRY_NS;
 }
 
 static int tell_waker(struct xvm_waker *w)
@@ -190,33 +190,62 @@ static int tell_waker(struct xvm_waker *w)
 	return xvm_proto_send(sock, &m, &w->fd, 1);
 }
 
+static void ungreet(void)
+{
+	if (greeted >= 0)
+		xvm_fd_unhide_close(greeted);
+	greeted = -1;
+}
+
+/* A connection to xvmd that has said hello, in greeted. */
+static int greet(void)
+{
+	int fd = xvm_fd_spare() ? xvm_client_connect(xvm_conf.socket) : -EMFILE;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = xvm_client_greet(fd, xvm_arena_fd);
+	if (r < 0)
+		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+	else
+		greeted = xvm_fd_hide(fd);
+	return r;
+}
+
 static void up_locked(void)
 {
 	const struct xvm_shm_table *t;
 	static int told; /* once for each time that it is away */
 	uint64_t mail = 0;
 	uint32_t id = 0;
-	int fd, r;
+	bool late = greeted >= 0;
+	int r = 0;
 
 	if (!xvm_sock_arena()) {
 		down(XVM_R_NO_MEMORY);
 		return;
 	}
-	fd = xvm_fd_spare() ? xvm_client_connect(xvm_conf.socket) : -EMFILE;
-	if (fd < 0) {
+	if (!late)
+		r = greet();
+	if (r < 0) {
 		if (!told++)
-			xvm_log(1, "no xvmd answers at %s (error %d)\n", xvm_conf.socket, -fd);
+			xvm_log(1, "no xvmd answers at %s (error %d)\n", xvm_conf.socket, -r);
 		down(XVM_R_NO_DAEMON);
 		return;
 	}
-	r = xvm_client_hello(fd, xvm_arena_fd, HELLO_MS, &id, &mail, &t);
-	if (r == -ETIMEDOUT && timeouts < RETRY_MAX)
-		timeouts++;
+	r = xvm_client_welcome(greeted, late ? 0 : HELLO_MS, &id, &mail, &t);
+	if (r == -ETIMEDOUT) {
+		/* It is busy, or stopped. The welcome is not waited for again, but looked for. */
+		why_down = XVM_R_NO_DAEMON;
+		next_try = xvm_now_ns() + LATE_NS;
+		return;
+	}
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {
 		if (!told++)
 			xvm_log(1, "xvmd at %s does not welcome us (error %d)\n", xvm_conf.socket,
 				-r);
-		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
+		ungreet();
 		down(r == -EPROTONOSUPPORT ? XVM_R_BAD_VERSION : XVM_R_NO_DAEMON);
 		return;
 	}
@@ -233,10 +262,10 @@ static void up_locked(void)
 	xvm_link_id = id;
 	/* What came behind the welcome is still to be read. */
 	__atomic_store_n(&xvm_link_seen, mail, __ATOMIC_RELAXED);
-	__atomic_store_n(&sock, xvm_fd_hide(fd), __ATOMIC_RELEASE);
+	__atomic_store_n(&sock, greeted, __ATOMIC_RELEASE);
+	greeted = -1;
 	atomic_store(&xvm_link_table, t);
 	why_down = XVM_R_NONE;
-	timeouts = 0;
 	for (int i = 0; i < XVM_WAKERS_MAX; i++)
 		if (atomic_load(&wakers[i]))
 			tell_waker(atomic_load(&wakers[i]));
@@ -563,6 +592,8 @@ bool xvm_fd_vacate(int fd)
 	xvm_fdtab_set(to, f);
 	if (sock == fd)
 		sock = to;
+	if (greeted == fd)
+		greeted = to;
 	if (xvm_arena_fd == fd)
 		xvm_arena_fd = to;
 	xvm_ending_vacated(fd, to);
@@ -592,6 +623,7 @@ void xvm_link_off(void)
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
+	ungreet();
 	next_try = UINT64_MAX;
 }
 
@@ -604,6 +636,7 @@ void xvm_link_forked(void)
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;
+	ungreet();
 	xvm_vm_forked();
 	next_try = 0;
 	why_down = XVM_R_NO_DAEMON;

@@ -37,7 +37,9 @@ int xvm_ask_open_at(struct xvm_ask *a, const char *path)
 	a->sock = xvm_client_connect(path);
 	if (a->sock < 0)
 		return a->sock;
-	ret = xvm_client_hello(a->sock, -1, XVM_ASK_MS, &id, &mail, &table);
+	ret = xvm_client_greet(a->sock, -1);
+	if (!ret)
+		ret = xvm_client_welcome(a->sock, XVM_ASK_MS, &id, &mail, &table);
 	if (ret) {
 		a->version = id;
 		xvm_ask_close(a);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# kill -9 of xvmd: streams go on, new connections stay on TCP until a new xvmd is there, then they pair;
+# kill -9 of xvmd, or it is stopped: streams go on, new connections stay on TCP until a new xvmd is there, then they pair;
 # the programs are the same ones throughout.
 . "$(dirname "$0")/../lib/net.sh"
 . "$SRC/test/lib/flow.sh"
@@ -45,6 +45,20 @@ for sig in KILL TERM KILL; do
 	expect_ring "$p" "$s"
 	finished "$p"
 done
+step "xvmd is stopped: who comes meanwhile is on TCP, and on the ring when it goes on"
+kill -STOP "$XVMD"
+bg_server server2 python3 "$SRC/test/net/echo.py" serve "$B4" 7502
+s2=$PID
+wait_port b 7502
+bg_client late python3 "$SRC/test/net/echo.py" connect "$B4" 7502 600
+p=$PID
+bg_client short python3 "$SRC/test/net/echo.py" connect "$B4" 7502 1
+finished "$PID"
+goes_on
+kill -CONT "$XVMD"
+expect_ring "$p" "$s2"
+stop "$p" KILL
+stop "$s2"
 finished "$c"
 cat "$T/long.log"
 kill -TERM "$fc"

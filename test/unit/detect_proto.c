@@ -226,9 +226,11 @@ Test(proto, hello_to_nobody_ends)
 	uint64_t mail;
 	uint32_t id;
 
-	cr_assert_eq(xvm_client_hello(sv[0], -1, 20, &id, &mail, &t), -ETIMEDOUT);
+	cr_assert_eq(xvm_client_greet(sv[0], -1), 0);
+	cr_assert_eq(xvm_client_welcome(sv[0], 20, &id, &mail, &t), -ETIMEDOUT);
 	close(sv[1]);
-	cr_assert(xvm_client_hello(sv[0], -1, 20, &id, &mail, &t) < 0);
+	cr_assert(xvm_client_welcome(sv[0], 20, &id, &mail, &t) < 0);
+	cr_assert(xvm_client_greet(sv[0], -1) < 0);
 }
 
 static int answer(uint32_t type, uint32_t arg, uint32_t arg2, int fd)
@@ -240,10 +242,27 @@ static int answer(uint32_t type, uint32_t arg, uint32_t arg2, int fd)
 	int ret;
 
 	cr_assert_eq(xvm_proto_send(sv[1], &m, &fd, fd >= 0), 0);
-	ret = xvm_client_hello(sv[0], -1, 1000, &id, &mail, &t);
+	cr_assert_eq(xvm_client_greet(sv[0], -1), 0);
+	ret = xvm_client_welcome(sv[0], 1000, &id, &mail, &t);
 	if (ret == -EPROTONOSUPPORT)
 		cr_assert_eq(id, arg);
 	return ret;
+}
+
+Test(proto, a_late_welcome_is_one)
+{
+	struct xvm_msg m = {
+		.type = XVM_MSG_WELCOME, .arg = XVM_PROTO_VERSION, .arg2 = 7, .arg64 = 3};
+	const struct xvm_shm_table *t;
+	uint64_t mail;
+	uint32_t id;
+
+	cr_assert_eq(xvm_client_greet(sv[0], -1), 0);
+	cr_assert_eq(xvm_client_welcome(sv[0], 0, &id, &mail, &t), -ETIMEDOUT);
+	cr_assert_eq(xvm_client_welcome(sv[0], 0, &id, &mail, &t), -ETIMEDOUT);
+	cr_assert_eq(xvm_proto_send(sv[1], &m, NULL, 0), 0);
+	cr_assert_eq(xvm_client_welcome(sv[0], 0, &id, &mail, &t), -EMFILE,
+		     "it is seen, without its table");
 }
 
 Test(proto, welcomes_that_are_none)
