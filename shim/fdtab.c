@@ -84,7 +84,7 @@ bool xvm_fdtab_clear(int fd)
 {
 	struct xvm_file *f;
 
-	if ((unsigned)fd >= XVM_FD_MAX || !xvm_fdtab)
+	if (!xvm_fdtab_peek(fd)) /* most were never there */
 		return false;
 	f = atomic_exchange(&xvm_fdtab[fd], NULL);
 	if (!f)

@@ -68,11 +68,12 @@ bool xvm_holders_ashore(struct xvm_shm_ep *ep)
 
 static void let_go(struct xvm_shm_ep *ep)
 {
-	for (int i = 0; i < XVM_HOLDERS; i++) {
-		int pid = xvm_pid();
+	int me = xvm_pid();
 
-		atomic_compare_exchange_strong(&ep->holders[i].pid, &pid, 0);
-	}
+	/* Nobody else puts us there or takes us away. */
+	for (int i = 0; i < XVM_HOLDERS; i++)
+		if (atomic_load(&ep->holders[i].pid) == me)
+			atomic_compare_exchange_strong(&ep->holders[i].pid, &(int){me}, 0);
 }
 
 bool xvm_holders_release(struct xvm_sock *s)

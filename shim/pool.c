@@ -60,7 +60,7 @@ void xvm_pool_put(struct xvm_pool *p, void *obj)
 	uint64_t old = atomic_load(&p->free), new;
 
 	do {
-		atomic_store(link_of(p, base, i), (uint32_t)old);
+		atomic_store_explicit(link_of(p, base, i), (uint32_t)old, memory_order_relaxed);
 		new = ((old >> 32) + 1) << 32 | (i + 1);
 	} while (!atomic_compare_exchange_weak(&p->free, &old, new));
 }

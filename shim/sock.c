@@ -91,6 +91,7 @@ bool xvm_sock_arena(void)
 
 void xvm_sock_track(int fd, enum xvm_role role)
 {
+	int pid = xvm_pid();
 	struct xvm_shm_ep *ep;
 	struct xvm_sock *s;
 
@@ -108,24 +109,25 @@ void xvm_sock_track(int fd, enum xvm_role role)
 			xvm_arena_free(xvm_arena, ep);
 		return;
 	}
-	/* file.users may be touched by a stale lookup: it is only ever added to and taken from. */
-	atomic_store(&s->file.nfds, 0);
-	atomic_store(&s->paired, 0);
+	/* file.users may be touched by a stale lookup: it is only ever added to and taken from.
+	 * Nobody looks at the rest before it is in the tables. */
+	atomic_store_explicit(&s->file.nfds, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->paired, 0, memory_order_relaxed);
 	memset((char *)s + offsetof(struct xvm_sock, inherited), 0,
 	       sizeof(*s) - offsetof(struct xvm_sock, inherited));
-	atomic_store(&s->kept, -1);
+	atomic_store_explicit(&s->kept, -1, memory_order_relaxed);
 	s->adopted = role == XVM_ROLE_UNKNOWN;
 	s->ep = ep;
 	s->slot = xvm_arena_slot(xvm_arena, ep);
 	s->gen = atomic_load(&ep->gen);
-	atomic_store(&ep->role, role);
-	atomic_store(&ep->reason, XVM_R_NEW);
-	atomic_store(&ep->fd, fd);
-	atomic_store(&ep->holders[0].mapped, 0);
-	atomic_store(&ep->holders[0].pid, xvm_pid());
-	atomic_store(&ep->pid, xvm_pid());
-	atomic_store(&by_slot[s->slot], s);
-	atomic_store(&s->file.kind, XVM_FILE_SOCK);
+	atomic_store_explicit(&ep->role, role, memory_order_relaxed);
+	atomic_store_explicit(&ep->reason, XVM_R_NEW, memory_order_relaxed);
+	atomic_store_explicit(&ep->fd, fd, memory_order_relaxed);
+	atomic_store_explicit(&ep->holders[0].mapped, 0, memory_order_relaxed);
+	atomic_store_explicit(&ep->holders[0].pid, pid, memory_order_relaxed);
+	atomic_store_explicit(&ep->pid, pid, memory_order_relaxed);
+	atomic_store_explicit(&by_slot[s->slot], s, memory_order_release);
+	atomic_store_explicit(&s->file.kind, XVM_FILE_SOCK, memory_order_release);
 	XVM_COUNT(connections);
 	xvm_fdtab_set(fd, &s->file);
 	if (role != XVM_ROLE_PASSIVE) /* it may be in an epoll since before it was connected */
@@ -139,13 +141,13 @@ void xvm_sock_dispose(struct xvm_file *f)
 	bool last;
 
 	xvm_ending_kept(s);
-	atomic_store(&by_slot[s->slot], NULL);
+	atomic_store_explicit(&by_slot[s->slot], NULL, memory_order_release);
 	/* Not closed by a call of ours, if nobody has let go yet: its number was used again. */
 	last = s->last || xvm_holders_release(s);
 	/* A pair is over when nobody reads the peer's half any more: a fork may. */
 	if (s->mine.shm && (last || !atomic_load(&s->paired)))
 		xvm_link_drop(s->slot, s->gen, atomic_load(&s->paired));
-	atomic_store(&s->paired, 0);
+	atomic_store_explicit(&s->paired, 0, memory_order_release);
 	if (!xvm_conf.sandboxed) { /* which may know no munmap(): there will be no more of them */
 		xvm_half_close(&s->mine);
 		xvm_half_close(&s->peer);
@@ -155,8 +157,8 @@ void xvm_sock_dispose(struct xvm_file *f)
 	if (s->proc)
 		xvm_link_peer_put(s->proc);
 	s->proc = NULL;
-	atomic_store(&f->kind, XVM_FILE_NONE);
-	atomic_store(&f->users, 0); /* told no more */
+	atomic_store_explicit(&f->kind, XVM_FILE_NONE, memory_order_release);
+	atomic_store_explicit(&f->users, 0, memory_order_release); /* told no more */
 	if (last)
 		xvm_arena_free(xvm_arena, ep);
 	xvm_pool_put(&socks, s);
