@@ -101,6 +101,8 @@ void xvm_epset_settle(struct xvm_epoll *e)
 
 	if (e->broken)
 		return;
+	if (__builtin_expect(e->amid, 0))
+		xvm_epset_forked_records(e);
 	if (e->opaque && e->parked) /* their data may be an unknown one's */
 		xvm_epset_expose(e);
 	while (atomic_load_explicit(&e->changes, memory_order_relaxed)) {
@@ -238,7 +240,7 @@ struct xvm_epoll *xvm_epset_of(struct xvm_sock *s, int fd)
 
 void xvm_epset_forked_lists(void)
 {
-	atomic_store(&lists.word, 0);
+	xvm_lock_kept(&lists);
 }
 
 void xvm_epset_link_sock(struct xvm_reg *r)

@@ -39,9 +39,10 @@ struct wait {
 	struct epoll_event *evs;
 	const sigset_t *mask;
 	struct xvm_inners in;
-	bool counted; /* e->sleepers has us */
-	bool looks;   /* and e->lookers */
-	bool rung;    /* we took from the kernel a wake-up that others who sleep here may need */
+	bool counted;	/* e->sleepers has us */
+	bool looks;	/* and e->lookers */
+	uint32_t forks; /* xvm_forks, when it was begun */
+	bool rung;	/* we took from the kernel a wake-up that others who sleep here may need */
 };
 
 /* ---- the kernel's events ------------------------------------------------ */
@@ -54,7 +55,7 @@ static int filter(struct wait *w, int n)
 /* Nothing of the kernel's is left to be judged. */
 static void judged(struct xvm_epoll *e)
 {
-	if (--e->takers == 0)
+	if (e->takers && --e->takers == 0)
 		e->ghosts = false;
 }
 
@@ -178,9 +179,9 @@ static void leave(struct wait *w)
 static void uncount(struct wait *w)
 {
 	if (w->looks)
-		atomic_fetch_sub(&w->e->lookers, 1);
+		xvm_epset_less(&w->e->lookers);
 	if (w->counted)
-		atomic_fetch_sub(&w->e->sleepers, 1);
+		xvm_epset_less(&w->e->sleepers);
 	w->counted = w->looks = false;
 }
 
@@ -405,7 +406,7 @@ static void uncount_only(void *arg)
 {
 	struct wait *w = arg;
 
-	atomic_fetch_sub(&w->e->sleepers, 1);
+	xvm_epset_less(&w->e->sleepers);
 }
 
 /* Good enough for what is hardly ever needed, at a tenth of the cost. Never more than has gone by.
@@ -436,11 +437,11 @@ static bool pass_through(struct wait *w, int64_t *ns, int *result)
 	atomic_thread_fence(memory_order_seq_cst);
 #endif
 	if (!none_paired(w->e)) {
-		atomic_fetch_sub(&w->e->sleepers, 1);
+		xvm_epset_less(&w->e->sleepers);
 		return false;
 	}
 	n = guarded_wait(w, *ns, uncount_only);
-	atomic_fetch_sub(&w->e->sleepers, 1);
+	xvm_epset_less(&w->e->sleepers);
 	*result = n;
 	if (n <= 0)
 		return true;
@@ -476,6 +477,25 @@ static bool pass_through(struct wait *w, int64_t *ns, int *result)
 		*ns = gone < (uint64_t)*ns ? *ns - (int64_t)gone : 0;
 	}
 	return n || *ns == 0;
+}
+
+/*
+ * A signal handler that came amid this wait has forked, and this is the child: what was counted and
+ * referred to is gone. False: so is the epoll.
+ */
+static bool forked_amid(struct wait *w)
+{
+	struct xvm_epoll *e;
+
+	w->forks = xvm_forks;
+	w->in.n = 0;
+	w->in.more = w->counted = w->looks = false;
+	e = xvm_epset_get(w->epfd);
+	if (e == w->e)
+		return true;
+	if (e)
+		xvm_epset_put(e);
+	return false;
 }
 
 static int wait_in(struct wait *w, int64_t ns)
@@ -517,12 +537,19 @@ static int wait_in(struct wait *w, int64_t ns)
 			w->rung = false; /* all are armed anew */
 		e->takers += n == 0;
 		xvm_unlock(&e->lock);
+		if (__builtin_expect(w->forks != xvm_forks, 0)) {
+			if (!forked_amid(w))
+				return n > 0 ? n : -EINTR;
+			n = n ?: -EAGAIN;
+		}
 		if (n == -EAGAIN)
 			continue;
 		if (n)
 			return n;
 
 		n = sleep_once(w, left, bound);
+		if (__builtin_expect(w->forks != xvm_forks, 0) && !forked_amid(w))
+			return n < 0 ? n : -EINTR;
 
 		xvm_link_poll();
 		if (xvm_lock(&e->lock) < 0)
@@ -553,6 +580,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.how = how;
 	w.evs = evs;
 	w.mask = mask;
+	w.forks = xvm_forks;
 	w.rung = false;
 	w.in.n = 0;
 	w.in.more = w.counted = w.looks = false;

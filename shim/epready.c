@@ -309,7 +309,7 @@ static void looks(struct xvm_inners *in, unsigned i, bool on)
 	if (on)
 		atomic_fetch_add(&in->e[i]->lookers, 1);
 	else
-		atomic_fetch_sub(&in->e[i]->lookers, 1);
+		xvm_epset_less(&in->e[i]->lookers);
 }
 
 int xvm_inners_prepare(struct xvm_inners *in)
@@ -336,7 +336,7 @@ void xvm_inners_end(struct xvm_inners *in)
 		struct xvm_epoll *e = in->e[--in->n];
 
 		looks(in, in->n, false);
-		atomic_fetch_sub(&e->sleepers, 1);
+		xvm_epset_less(&e->sleepers);
 		xvm_epset_see_to(e);
 		xvm_epset_put(e);
 	}

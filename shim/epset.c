@@ -123,16 +123,9 @@ void xvm_epset_each(void (*fn)(struct xvm_epoll *e, void *arg), void *arg)
 
 /* ---- forks -------------------------------------------------------------- */
 
-static void forked(struct xvm_epoll *e, void *arg)
+void xvm_epset_forked_records(struct xvm_epoll *e)
 {
-	if (atomic_load(&e->lock.word))
-		e->broken = true;
-	atomic_store(&e->lock.word, 0);
-	atomic_store(&e->sleepers, 0);
-	atomic_store(&e->lookers, 0);
-	e->takers = 0;
-	atomic_store(&e->waker, NULL);
-	e->inherited = true;
+	e->amid = false;
 	for (uint32_t i = 0; !e->broken && i <= e->mask; i++) {
 		for (struct xvm_reg *r = e->by_data[i]; r; r = r->data_next) {
 			if (r->where == XVM_REG_HOT)
@@ -143,7 +136,27 @@ static void forked(struct xvm_epoll *e, void *arg)
 	}
 }
 
-/* Only what this thread holds lives on in the child: it is in fork(), so nothing but records. */
+static void forked(struct xvm_epoll *e, void *arg)
+{
+	bool locked = atomic_load(&e->lock.word);
+
+	/* By this thread, whom a signal handler interrupted: it goes on where it was. */
+	e->amid = xvm_lock_kept(&e->lock);
+	if (locked && !e->amid)
+		e->broken = true;
+	atomic_store(&e->sleepers, 0);
+	atomic_store(&e->lookers, 0);
+	e->takers = 0;
+	atomic_store(&e->waker, NULL);
+	e->inherited = true;
+	if (e->amid)
+		atomic_store(&e->rescan, 1);
+	else
+		xvm_epset_forked_records(e);
+}
+
+/* Only what this thread holds lives on in the child: it is in fork(), so nothing but records. If
+ * that is in a signal handler, amid a call of ours: see xvm_file_dispose(). */
 static void only_own(struct xvm_epoll *e, void *arg)
 {
 	atomic_store(&e->file.users, 1);
@@ -257,9 +270,12 @@ static void grow(struct xvm_epoll *e)
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (xvm_sys_failed(p))
 		return;
-	e->mask = mask;
 	e->by_fd = (struct xvm_reg **)p;
 	e->by_data = e->by_fd + mask + 1;
+	/* A fork amid this, in a signal handler, finds tables as large as the mask says. */
+	atomic_signal_fence(memory_order_seq_cst);
+	e->mask = mask;
+	atomic_signal_fence(memory_order_seq_cst);
 	for (uint32_t i = 0; i <= old_mask; i++) {
 		for (struct xvm_reg *q = old_data[i]; q; q = next) {
 			next = q->data_next;

@@ -84,7 +84,8 @@ struct xvm_epoll {
 	_Atomic bool kicked;		   /* so is what wakes where there is none, and it did */
 	bool inherited; /* made before a fork: the kernel's epoll is the parent's too */
 	bool opaque;	/* holds descriptors without a record */
-	bool broken;	/* a fork came in the middle of a change: the records make no sense */
+	bool broken;	/* a fork came amid another thread's change: the records make no sense */
+	bool amid;	/* and amid our own: its child is to see to them when it is done */
 	bool exposed;	/* others may look at it with the kernel's eyes: nothing is parked */
 	/* The last arming left something that nobody will ring for, so one of those that sleep has
 	 * to look again by and by: how many do. xvm_epset_see_to(). */
@@ -122,6 +123,16 @@ static inline void xvm_relax(void)
 #else
 	__asm__ volatile("yield");
 #endif
+}
+
+/* One of those that sleep or look goes. A fork that came amid that has forgotten it in the child.
+ */
+static inline void xvm_epset_less(_Atomic uint32_t *count)
+{
+	uint32_t n = atomic_load(count);
+
+	while (n && !atomic_compare_exchange_weak(count, &n, n - 1))
+		;
 }
 
 static inline uint64_t xvm_epset_own(const struct xvm_epoll *e)
@@ -219,6 +230,7 @@ struct xvm_waker *xvm_epset_waker(struct xvm_epoll *e);
 long xvm_epset_control(struct xvm_epoll *e, int op, int fd, uint32_t events, uint64_t data);
 
 void xvm_epset_forked_lists(void);
+void xvm_epset_forked_records(struct xvm_epoll *e);
 void xvm_epset_link_sock(struct xvm_reg *r);
 bool xvm_epset_unlink_sock(struct xvm_reg *r);
 void xvm_epset_unpush(struct xvm_epoll *e, struct xvm_reg *r);

@@ -45,8 +45,16 @@ struct xvm_file *xvm_fdtab_get(int fd, enum xvm_file_kind kind)
 	}
 }
 
+/*
+ * Where a fork came amid a call, from a signal handler, the child has none of its references: what
+ * the call puts when it goes on there was the table's, and is given back.
+ */
 void xvm_file_dispose(struct xvm_file *f)
 {
+	if (atomic_load(&f->nfds)) {
+		atomic_fetch_add(&f->users, 1);
+		return;
+	}
 	switch (atomic_load(&f->kind)) {
 	case XVM_FILE_SOCK:
 		xvm_sock_dispose(f);
@@ -61,8 +69,12 @@ void xvm_file_dispose(struct xvm_file *f)
 
 void xvm_file_put(struct xvm_file *f)
 {
-	if ((atomic_fetch_sub(&f->users, 1) & XVM_FILE_USERS) == 1)
+	uint64_t users = atomic_fetch_sub(&f->users, 1) & XVM_FILE_USERS;
+
+	if (users == 1)
 		xvm_file_dispose(f);
+	else if (users == 0) /* closed by the handler meanwhile */
+		atomic_fetch_add(&f->users, 1);
 }
 
 void xvm_fdtab_set(int fd, struct xvm_file *f)

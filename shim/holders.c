@@ -130,6 +130,7 @@ void xvm_holders_forking(void)
 	struct xvm_sock *s;
 
 	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));) {
+		s->fork_held = xvm_lock_mine(&s->ep->rx_lock) || xvm_lock_mine(&s->ep->tx_lock);
 		if (!atomic_load(&s->file.nfds))
 			continue;
 		s->fork_on = xvm_sock_on(s);
@@ -149,6 +150,17 @@ void xvm_holders_fork_failed(void)
 			atomic_fetch_sub(fork_count(s), 1);
 		s->fork_counted = false;
 	}
+}
+
+/* To the others a child that has lost it never had it. What was not paired it has, and is counted
+ * for good. */
+void xvm_holders_lost(void)
+{
+	struct xvm_sock *s;
+
+	for (uint32_t i = 0; (s = xvm_sock_next_slot(&i));)
+		if (atomic_load(&s->file.nfds) && s->fork_counted && xvm_sock_on(s))
+			atomic_fetch_sub(fork_count(s), 1);
 }
 
 static void forked_child(struct xvm_sock *s)

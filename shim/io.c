@@ -59,6 +59,7 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 	}
 	counted->s = s;
 	counted->rx = rx;
+	counted->forks = xvm_forks;
 	return NULL;
 }
 
@@ -97,7 +98,10 @@ ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t r)
 	if (r > 0)
 		tally(rx ? &s->ep->n_rx_tcp : &s->ep->n_tx_tcp, (uint64_t)r,
 		      atomic_load_explicit(&s->file.users, memory_order_relaxed));
-	xvm_inside_leave(s, rx);
+	if (__builtin_expect(counted->forks == xvm_forks, 1))
+		xvm_inside_leave(s, rx);
+	else
+		xvm_sock_put(s);
 	return r;
 }
 

@@ -631,8 +631,8 @@ void xvm_link_forked(void)
 {
 	/* The parent's connection and eventfds are the parent's. What peers' eventfds we inherited
 	 * still ring the same sleepers: they go with the last socket that refers to them. */
-	memset(&lock, 0, sizeof(lock));
-	memset(&handling, 0, sizeof(handling));
+	xvm_lock_kept(&lock);
+	xvm_lock_kept(&handling);
 	if (sock >= 0)
 		xvm_fd_unhide_close(sock);
 	sock = -1;

@@ -17,7 +17,7 @@ static void release(struct held *h)
 {
 	if (!h->s)
 		return;
-	atomic_fetch_sub(&h->s->asleep, 1);
+	xvm_sock_awake(h->s);
 	xvm_sock_put(h->s);
 }
 #define HELD __attribute__((cleanup(release)))

@@ -94,7 +94,7 @@ static bool is_pipe(int fd, bool to_write)
 XVM_WRAP ssize_t splice(int in, off64_t *ioff, int out, off64_t *ooff, size_t n, unsigned flags)
 {
 	char buf[16 << 10];
-	struct xvm_counted in_counted XVM_CLEANUP, out_counted XVM_CLEANUP = {NULL, false};
+	struct xvm_counted in_counted XVM_CLEANUP, out_counted XVM_CLEANUP = {NULL, false, 0};
 	struct xvm_sock *from = xvm_io_claim(in, true, &in_counted);
 	struct xvm_sock *to = from ? NULL : xvm_io_claim(out, false, &out_counted);
 	bool dontwait = flags & SPLICE_F_NONBLOCK;

@@ -16,8 +16,7 @@
 #include "shim/fault.h"
 #include "shim/link.h"
 #include "shim/real.h"
-#include "shim/sock.h"
-#include "shim/stream.h"
+#include "shim/sock_priv.h"
 #include "shim/unwind.h"
 #include "transport/lock.h"
 #include "transport/sys.h"
@@ -30,6 +29,7 @@ struct xvm_conf xvm_conf = {
 	.offer_after = 8,
 };
 
+uint32_t xvm_forks;
 static _Atomic int my_pid;
 static _Atomic int started; /* 0 no, 1 under way, 2 done */
 
@@ -107,11 +107,18 @@ void xvm_forking(void)
 static void in_child(void)
 {
 	atomic_store(&my_pid, (int)xvm_sys6(SYS_getpid, 0, 0, 0, 0, 0, 0));
+	xvm_forks++;
 	xvm_lock_forked();
 	xvm_fault_forked();
 	xvm_lock_tid(); /* now: a sandbox may forbid it later */
 	xvm_link_forked();
 	xvm_waker_forked();
+	if (xvm_adrift()) {
+		xvm_holders_lost();
+		xvm_epoll_forked();
+		xvm_adrift_forked();
+		return;
+	}
 	xvm_holders_forked();
 	xvm_epoll_forked();
 }

@@ -18,6 +18,10 @@ struct xvm_conf {
 };
 extern struct xvm_conf xvm_conf;
 
+/* How many forks lie between the first process and this one. What a call has counted is its
+ * process's: who finds another number when he comes back has nothing to give back. */
+extern uint32_t xvm_forks __attribute__((visibility("hidden")));
+
 /* Set up once, from the constructor or the first wrapper that needs it. False: stay out of it. */
 bool xvm_init(void);
 

@@ -324,7 +324,7 @@ static void cancelled(void *arg)
 	struct nap *n = arg;
 
 	xvm_sock_disarm(n->s, n->what, n->w, xvm_lock_tid());
-	atomic_fetch_sub(&n->s->asleep, 1);
+	xvm_sock_awake(n->s);
 	if (n->w) {
 		if (n->what == EPOLLOUT)
 			xvm_announce_one(n->w, NULL);
@@ -432,14 +432,14 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	atomic_fetch_add(&s->asleep, 1);
 	fd = *fdp = xvm_sock_fd(s, *fdp);
 	if (fd < 0) {
-		atomic_fetch_sub(&s->asleep, 1);
+		xvm_sock_awake(s);
 		return -EBADF; /* closed by another thread just when this one came in */
 	}
 	xvm_link_care();
 	xvm_link_poll();
 	obey(s, fd);
 	if (ring && spin(s, what)) {
-		atomic_fetch_sub(&s->asleep, 1);
+		xvm_sock_awake(s);
 		return 0;
 	}
 	/* An inherited socket sleeps by pad; and making an eventfd is not for a sandbox. */
@@ -480,6 +480,10 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	now = xvm_now_ns();
 	if (ring)
 		xvm_spin_slept(now - start);
+	if (!xvm_sock_on(s)) { /* of a fork, in the handler: and it has closed it */
+		r = r == -EINTR && (timed || !xvm_restart_all()) ? -EINTR : -EBADF;
+		goto out;
+	}
 	if (r > 0 && (pfd[0].revents & POLLNVAL) && !pfd[1].revents && interrupted(s, fd, what))
 		r = -EINTR;
 	if (r < 0) {
@@ -506,11 +510,11 @@ out:
 		xvm_announce_one(w, NULL);
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
 	fd = *fdp = xvm_sock_fd(s, fd);
-	atomic_fetch_sub(&s->asleep, 1);
+	xvm_sock_awake(s);
 	if (r == 0 && fd < 0)
 		r = -EBADF;
 	/* Input that a sender does not take: pads; the receiving side sees to them. */
-	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN))
+	if (r == 0 && what == EPOLLOUT && (pfd[0].revents & POLLIN) && xvm_sock_on(s))
 		xvm_rx_ready(s, fd, EPOLLIN);
 	if (w)
 		xvm_waker_put(w);

@@ -377,7 +377,7 @@ static void stay(struct xvm_sock **held, struct xvm_sock *s)
 static void let_go(struct xvm_sock **held)
 {
 	if (*held)
-		atomic_fetch_sub(&(*held)->asleep, 1);
+		xvm_sock_awake(*held);
 }
 
 ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
@@ -426,7 +426,8 @@ ssize_t xvm_rx(struct xvm_sock *s, int fd, struct xvm_io *io)
 		}
 		r = few ? -EAGAIN : take_locked(s, fd, io, wait);
 		epoch ^= ep->rx_epoch;
-		xvm_unlock(&ep->rx_lock);
+		if (!xvm_unlock(&ep->rx_lock))
+			return -EINTR; /* adrift.c */
 		if (r > 0) {
 			if (io->flags & MSG_PEEK) {
 				/* A ring that has just grown may not be filled to its end (G1). */

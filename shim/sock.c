@@ -95,7 +95,7 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	struct xvm_shm_ep *ep;
 	struct xvm_sock *s;
 
-	if (!xvm_sock_arena())
+	if (xvm_conf.disabled || !xvm_sock_arena())
 		return;
 	ep = xvm_arena_alloc(xvm_arena);
 	if (!ep) {

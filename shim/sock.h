@@ -27,6 +27,7 @@ struct xvm_sock {
 	_Atomic uint32_t paired;    /* 1: mine and peer are mapped in this process */
 	bool inherited;		    /* paired before a fork: only the pad may wake us here */
 	bool fork_on, fork_counted; /* how it was counted before the last fork */
+	bool fork_held;		    /* which came while the thread held its locks: adrift.c */
 	bool adopted;  /* came to us open: others may hold it that we know nothing of */
 	bool ashore;   /* unplug.c: mine and peer are copies, of what is final */
 	bool unpaired; /* unplug.c: and so are all others' */
@@ -50,6 +51,16 @@ struct xvm_sock {
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
 struct xvm_sock *xvm_sock_get(int fd);
 void xvm_sock_put(struct xvm_sock *s);
+
+/* A call waits for it no more. A fork that came amid that, from a signal handler, has forgotten it
+ * in the child. */
+static inline void xvm_sock_awake(struct xvm_sock *s)
+{
+	uint32_t n = atomic_load(&s->asleep);
+
+	while (n && !atomic_compare_exchange_weak(&s->asleep, &n, n - 1))
+		;
+}
 
 /* Must its readiness be asked of us (it is paired), rather than of the kernel alone? */
 static inline bool xvm_sock_on(const struct xvm_sock *s)
@@ -160,6 +171,8 @@ void xvm_holders_exec(int fd);
 void xvm_holders_forking(void);
 void xvm_holders_fork_failed(void);
 void xvm_holders_forked(void);
+/* In a child that has lost those on the ring. */
+void xvm_holders_lost(void);
 
 /* ---- the arena (sock.c) -------------------------------------------------- */
 

@@ -14,6 +14,13 @@ struct xvm_sock *xvm_sock_of_slot(uint32_t slot, uint32_t gen, int *fd);
  * (s = xvm_sock_next_slot(&i));). */
 struct xvm_sock *xvm_sock_next_slot(uint32_t *slot);
 
+/* ---- adrift.c ---------------------------------------------------------- */
+
+/* In the child of a fork: did it come while this thread held the lock of a direction? Then the
+ * child has lost its connections. */
+bool xvm_adrift(void);
+void xvm_adrift_forked(void);
+
 /* ---- ending.c ----------------------------------------------------------- */
 
 /* The close to come resets the connection. */

@@ -163,6 +163,7 @@ static inline void xvm_io_trim(struct xvm_io *io)
 struct xvm_counted {
 	struct xvm_sock *s; /* or NULL */
 	bool rx;
+	uint32_t forks; /* xvm_forks when it was counted */
 };
 struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted);
 ssize_t xvm_io_unclaim(struct xvm_counted *counted, ssize_t result);

@@ -455,7 +455,8 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			 !atomic_load(&s->peer.shm->rx_closed) &&
 			 !(atomic_load(&ep->flags) & XVM_EPF_TX_SHUT);
 		r = urgent ? -EAGAIN : put_locked(s, fd, io);
-		xvm_unlock(&ep->tx_lock);
+		if (!xvm_unlock(&ep->tx_lock))
+			return -EINTR; /* adrift.c */
 		if (r > 0) {
 			done += r;
 			if ((size_t)r == io->left || !wait)

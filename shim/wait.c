@@ -51,7 +51,8 @@ struct pset {
 	bool no_waker;
 	bool rung; /* the last sleep ended by w */
 	const sigset_t *mask;
-	bool plain; /* the application called poll: a sandbox may know nothing else */
+	bool plain;	/* the application called poll: a sandbox may know nothing else */
+	uint32_t forks; /* xvm_forks, when its members were counted */
 	void *map;
 	size_t map_len;
 };
@@ -200,7 +201,7 @@ static void judge_epolls(struct pset *p)
 static void release(struct pset *p)
 {
 	for (unsigned i = 0; i < p->nslots; i++) {
-		if (p->slots[i].counted)
+		if (p->slots[i].counted && p->forks == xvm_forks)
 			atomic_fetch_sub(&p->slots[i].s->ep->krecv, 1);
 		xvm_sock_put(p->slots[i].s);
 	}
@@ -218,7 +219,7 @@ static void disarm(struct pset *p)
 			xvm_sock_disarm(sl->s, sl->armed, p->w, xvm_lock_tid());
 		sl->armed = 0;
 		if (sl->asleep)
-			atomic_fetch_sub(&sl->s->asleep, 1);
+			xvm_sock_awake(sl->s);
 		sl->asleep = false;
 	}
 	if (!p->w)
@@ -492,6 +493,9 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 	disarm(p);
 	if (n < 0)
 		return n;
+	/* A fork in a handler, which may have closed them in the child. */
+	for (unsigned i = 0; p->forks != xvm_forks && i < p->nslots; i++)
+		p->slots[i].on &= xvm_sock_on(p->slots[i].s);
 	look(p, false);
 	return collect(p);
 }
@@ -538,7 +542,7 @@ int xvm_wait_set(struct pollfd *fds, nfds_t n, unsigned tracked, int64_t ns, con
 		 bool plain)
 {
 	size_t len = tracked * sizeof(struct slot) + (n + 1) * sizeof(struct pollfd);
-	struct pset p = {.fds = fds, .n = n, .mask = mask, .plain = plain};
+	struct pset p = {.fds = fds, .n = n, .mask = mask, .plain = plain, .forks = xvm_forks};
 	char stack[STACK_BYTES] __attribute__((aligned(16)));
 	void *mem = stack;
 	int r;

@@ -35,6 +35,11 @@ struct xvm_shm_arena *xvm_arena_create(int *fd)
 	return a;
 }
 
+size_t xvm_arena_len(void)
+{
+	return ARENA_LEN;
+}
+
 static uint32_t read_once(const uint32_t *word)
 {
 	return *(const volatile uint32_t *)word;

@@ -14,6 +14,8 @@ struct xvm_shm_arena *xvm_arena_create(int *fd);
 const struct xvm_shm_arena *xvm_arena_open(int fd);
 void xvm_arena_close(const struct xvm_shm_arena *a);
 
+size_t xvm_arena_len(void);
+
 /* A zeroed endpoint whose gen has moved on, state XVM_EP_CANDIDATE; NULL where all are taken.
  * Lock-free and async-signal-safe, as is free. */
 struct xvm_shm_ep *xvm_arena_alloc(struct xvm_shm_arena *a);

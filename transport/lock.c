@@ -35,9 +35,36 @@ uint32_t xvm_lock_ask_tid(void)
 	return xvm_my_tid;
 }
 
+static uint32_t forker; /* the thread that we are a copy of */
+
 void xvm_lock_forked(void)
 {
+	forker = xvm_my_tid;
 	xvm_my_tid = 0;
+}
+
+bool xvm_lock_mine(const struct xvm_shm_lock *l)
+{
+	return (atomic_load(&l->word) & ~XVM_LOCK_WAITERS) == xvm_lock_tid();
+}
+
+bool xvm_lock_kept(struct xvm_shm_lock *l)
+{
+	bool kept = forker && (atomic_load(&l->word) & ~XVM_LOCK_WAITERS) == forker;
+
+	atomic_store(&l->word, kept ? xvm_lock_tid() : 0);
+	return kept;
+}
+
+int xvm_lock_renamed(struct xvm_shm_lock *l, uint32_t tid)
+{
+	uint32_t me = xvm_lock_tid(), v = atomic_load(&l->word);
+
+	/* Waiters see but another holder. */
+	while ((v & ~XVM_LOCK_WAITERS) == tid)
+		if (atomic_compare_exchange_weak(&l->word, &v, me | (v & XVM_LOCK_WAITERS)))
+			return 0;
+	return (v & ~XVM_LOCK_WAITERS) == me ? 0 : -EDEADLK;
 }
 
 static void relax(void)
@@ -127,7 +154,7 @@ int xvm_lock_slow(struct xvm_shm_lock *l, uint32_t tid)
 	}
 }
 
-void xvm_unlock_slow(struct xvm_shm_lock *l)
+bool xvm_unlock_slow(struct xvm_shm_lock *l)
 {
 	uint32_t tid = xvm_lock_tid();
 	uint32_t v = atomic_load_explicit(&l->word, memory_order_relaxed);
@@ -135,9 +162,10 @@ void xvm_unlock_slow(struct xvm_shm_lock *l)
 	/* Not ours: it was taken from us, wrongly. Do not make it worse. */
 	do {
 		if ((v & ~XVM_LOCK_WAITERS) != tid)
-			return;
+			return false;
 	} while (!atomic_compare_exchange_weak_explicit(&l->word, &v, 0, memory_order_release,
 							memory_order_relaxed));
 	if (v & XVM_LOCK_WAITERS)
 		xvm_sys(SYS_futex, &l->word, FUTEX_WAKE, 1);
+	return true;
 }
