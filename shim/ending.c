@@ -4,6 +4,7 @@
  * (S6), and whether it has to be a reset. And a close by one thread amid another's call.
  */
 #include <netinet/in.h>
+#include <sys/single_threaded.h>
 
 #include "shim/epoll.h"
 #include "shim/inside.h"
@@ -61,6 +62,24 @@ static void keep_open(struct xvm_sock *s, int fd)
 	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0, 0, 0, 0);
 	if (r >= 0)
 		atomic_store(&s->kept, xvm_fd_hide((int)r));
+}
+
+int xvm_ending_keep(struct xvm_sock *s, int fd)
+{
+	int kept = atomic_load(&s->kept), none = -1;
+	long r;
+
+	if (kept >= 0 || __libc_single_threaded || xvm_conf.sandboxed || !xvm_fd_spare())
+		return kept >= 0 ? kept : fd;
+	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0, 0, 0, 0);
+	if (r < 0)
+		return fd;
+	kept = xvm_fd_hide((int)r);
+	/* The table still says so: it is our socket's, as who closes it says that first. */
+	if (xvm_fdtab_peek(fd) == &s->file && atomic_compare_exchange_strong(&s->kept, &none, kept))
+		return kept;
+	xvm_fd_unhide_close(kept);
+	return none >= 0 ? none : fd;
 }
 
 void xvm_ending_kept(struct xvm_sock *s)

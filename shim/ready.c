@@ -421,6 +421,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	struct xvm_waker *w = NULL;
 	int fd;
 	struct pollfd pfd[2] = {{.fd = -1}, {.events = POLLIN}};
+	int by; /* the descriptor that it sleeps by */
 	struct timespec ts;
 	uint64_t now = 0, start, end = deadline;
 	/* To peek at a byte would not wait for SO_RCVLOWAT of them. */
@@ -450,7 +451,8 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 	/* Our own shutdown ends a wait for room, and the kernel does not tell of it. */
 	if (w && what == EPOLLOUT)
 		xvm_announce_one(w, s);
-	/* Closed meanwhile: who closes it from here on finds the waker. */
+	by = w || restartable ? fd : xvm_ending_keep(s, fd);
+	/* Closed meanwhile: who closes it from here on finds the waker, or leaves us ours. */
 	if (xvm_sock_peek(s, what) || xvm_sock_fd(s, fd) != fd) {
 		r = 0;
 		goto out;
@@ -465,7 +467,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 		ts.tv_sec = (time_t)(now / 1000000000);
 		ts.tv_nsec = (long)(now % 1000000000);
 	}
-	pfd[0].fd = fd;
+	pfd[0].fd = by;
 	pfd[0].events = (short)xvm_sock_kmask(s, what);
 	if (what == EPOLLOUT && bound < 0 && xvm_sock_unwakeable(s, (uint32_t)pfd[0].events)) {
 		r = 0;
@@ -493,7 +495,7 @@ int xvm_sock_wait(struct xvm_sock *s, int *fdp, uint32_t what, uint64_t deadline
 		r = deadline && now >= deadline ? -EAGAIN : 0;
 	} else {
 		r = 0;
-		if (pfd[0].revents && xvm_sock_fd(s, fd) != fd) {
+		if (pfd[0].revents && by == fd && xvm_sock_fd(s, fd) != fd) {
 			pfd[0].revents = 0;
 			if (!pfd[1].revents)
 				r = moved_asleep(s, xvm_sock_fd(s, fd), what, timed);

@@ -446,6 +446,46 @@ static void blocked(struct victim *v, pthread_t *t, int fd, int what)
 }
 
 /* Closed, shut down or replaced by another thread: the blocked call goes on with what it had. */
+static void *crowd_run(void *arg)
+{
+	struct pollfd p = {.fd = *(int *)arg, .events = POLLIN};
+
+	poll(&p, 1, 20000);
+	return NULL;
+}
+
+/* More sleep at once than there are eventfds for, and the number is another file's by the time that
+ * something comes. */
+static void crowded(void)
+{
+	int a, b, c, d, pp[2];
+	pthread_t t, crowd[64];
+	struct victim v;
+
+	pair(&a, &b);
+	pair(&c, &d);
+	if (pipe(pp) < 0)
+		die("pipe");
+	for (unsigned i = 0; i < 64; i++)
+		pthread_create(&crowd[i], NULL, crowd_run, &c);
+	nap(50);
+	blocked(&v, &t, a, 0);
+	close(a);
+	dup2(pp[0], a);
+	put(b, "data");
+	outcome(&v, t);
+	do_poll("ended", &(struct pollfd){.fd = b, .events = POLLIN}, 1, 1000);
+	put(d, "x");
+	for (unsigned i = 0; i < 64; i++)
+		pthread_join(crowd[i], NULL);
+	close(a);
+	close(b);
+	close(c);
+	close(d);
+	close(pp[0]);
+	close(pp[1]);
+}
+
 void scene_closed(void)
 {
 	struct victim v;
@@ -508,6 +548,8 @@ void scene_closed(void)
 	DO(recv(c, buf, 100, 0));
 	close(b);
 	close(c);
+
+	crowded();
 
 	/* The peer ends while we wait. */
 	pair(&a, &b);
