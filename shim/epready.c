@@ -277,10 +277,24 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 	return bound;
 }
 
+/* One more than fit. It is looked at now, and again after a sleep, which is bounded. */
+static void look_once(struct xvm_inners *in, struct xvm_epoll *e)
+{
+	in->more = true;
+	if (xvm_lock(&e->lock) < 0)
+		return;
+	xvm_epset_expose(e);
+	for (struct xvm_reg *r = e->nested; r; r = r->next)
+		if (atomic_load(&r->inner->file.nfds))
+			look_once(in, r->inner);
+	xvm_unlock(&e->lock);
+	xvm_epset_prepare(e);
+}
+
 void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
 {
 	if (in->n == XVM_EP_INNER) {
-		in->more = true;
+		look_once(in, e);
 		return;
 	}
 	atomic_fetch_add(&e->file.users, 1);

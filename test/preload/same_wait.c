@@ -14,6 +14,7 @@ int main(int argc, char **argv)
 		{"handed", scene_handed},
 		{"edge", scene_edge},
 		{"nested", scene_nested},
+		{"inners", scene_inners},
 		{"crowd", scene_crowd},
 		{"crowd_edge", scene_crowd_edge},
 		{"crowd_once", scene_crowd_once},

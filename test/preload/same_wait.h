@@ -13,6 +13,7 @@ void scene_deleted(void);
 void scene_handed(void);
 void scene_edge(void);
 void scene_nested(void);
+void scene_inners(void);
 void scene_crowd(void);
 void scene_crowd_edge(void);
 void scene_crowd_once(void);

@@ -7,7 +7,7 @@
 
 P=$B/test/preload/same_wait
 
-for scene in poll signals select room epoll deleted edge nested crowd crowd_edge crowd_once \
+for scene in poll signals select room epoll deleted edge nested inners crowd crowd_edge crowd_once \
 	cold early copies shared bounds around twins quiet rest; do
 	prints_plain "$scene" "$P" "$scene"
 	for spin in 50 0; do

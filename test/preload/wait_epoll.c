@@ -410,6 +410,44 @@ void scene_nested(void)
 	close(outer);
 }
 
+#define INNERS 20
+
+/* More in one, and in one of those, than are looked after one by one. The first is the last to be
+ * looked at. */
+void scene_inners(void)
+{
+	int a[2], b[2], in[2][INNERS], outer = epoll_create1(0);
+	struct pollfd p = {.fd = outer, .events = POLLIN};
+	struct later l;
+
+	for (int k = 0; k < 2; k++) {
+		pair(&a[k], &b[k]);
+		for (int i = 0; i < INNERS; i++) {
+			in[k][i] = epoll_create1(0);
+			ctl(k && i ? in[1][0] : outer, EPOLL_CTL_ADD, in[k][i], EPOLLIN, 7);
+		}
+		ctl(in[k][k], EPOLL_CTL_ADD, a[k], EPOLLIN, 1);
+	}
+	for (int i = 0; i < 6; i++) {
+		later(&l, 20, b[i % 2], "w");
+		do_epoll("outer of many", outer, 8, 3000);
+		pthread_join(l.t, NULL);
+		drain(a[i % 2]);
+		do_epoll("drained", outer, 8, 0);
+		later(&l, 20, b[i % 2], "w");
+		do_poll("outer of many", &p, 1, 3000);
+		pthread_join(l.t, NULL);
+		drain(a[i % 2]);
+	}
+	for (int k = 0; k < 2; k++) {
+		for (int i = 0; i < INNERS; i++)
+			close(in[k][i]);
+		close(a[k]);
+		close(b[k]);
+	}
+	close(outer);
+}
+
 /* The original is closed, a copy is left: the kernel goes on to report it. */
 void scene_copies(void)
 {
