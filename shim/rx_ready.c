@@ -146,8 +146,9 @@ size_t xvm_rx_pending(struct xvm_sock *s, int fd)
 	return n;
 }
 
-/* R7: what is missing, as the kernel counts. */
-void xvm_rx_lowat(struct xvm_sock *s, int fd)
+/* R7: what is missing, as the kernel counts. What the kernel has and what we remember of it change
+ * under the lock alone. */
+static void lowat_locked(struct xvm_sock *s, int fd)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	struct xvm_shm_half *p = s->peer.shm;
@@ -178,6 +179,16 @@ void xvm_rx_lowat(struct xvm_sock *s, int fd)
 		REAL(setsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, sizeof(v));
 }
 
+/* R7 */
+void xvm_rx_lowat(struct xvm_sock *s, int fd)
+{
+	if (!(atomic_load(&s->ep->flags) & XVM_EPF_LOWAT) || xvm_lock(&s->ep->rx_lock) < 0)
+		return;
+	xvm_rx_recount_locked(s, fd);
+	lowat_locked(s, fd);
+	xvm_unlock(&s->ep->rx_lock);
+}
+
 bool xvm_rx_enough_locked(struct xvm_sock *s, int fd)
 {
 	struct pollfd pfd = {.fd = fd, .events = POLLIN | POLLRDHUP};
@@ -194,7 +205,7 @@ bool xvm_rx_enough_locked(struct xvm_sock *s, int fd)
 	    (atomic_load(&s->ep->flags) & (XVM_EPF_FIN_SEEN | XVM_EPF_RX_SHUT)) ||
 	    pending_locked(s, fd) >= low)
 		return true;
-	xvm_rx_lowat(s, fd);
+	lowat_locked(s, fd);
 	if (REAL(poll)(&pfd, 1, 0) <= 0)
 		return false;
 	if (pfd.revents & ~POLLIN)

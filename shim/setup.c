@@ -11,6 +11,7 @@
 #include "shim/process.h"
 #include "shim/real.h"
 #include "shim/stream.h"
+#include "transport/lock.h"
 
 #ifndef SO_RCVTIMEO_NEW
 #define SO_RCVTIMEO_NEW 66
@@ -171,16 +172,21 @@ static _Atomic uint32_t *shadow(struct xvm_sock *s, int level, int name)
 				   : NULL;
 }
 
-/* R7: it was set. The kernel makes of it what it likes. */
-static void low_water(struct xvm_sock *s, int fd)
+/* R7: it is set. The kernel makes of it what it likes. */
+static int low_water(struct xvm_sock *s, int fd, const void *val, socklen_t size)
 {
 	struct xvm_shm_ep *ep = s->ep;
 	socklen_t len = sizeof(int);
-	int v = 1;
+	bool locked = xvm_lock(&ep->rx_lock) == 0;
+	int v = 1, r = REAL(setsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, val, size), e = errno;
 
+	if (r < 0)
+		goto out;
 	REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &v, &len);
 	atomic_store(&ep->lowat, (uint32_t)v);
-	atomic_store(&ep->rx_lowat, (uint32_t)v);
+	/* In a signal handler that has interrupted the holder, who may be about to set another:
+	 * unknown, so it is set again before a sleep. */
+	atomic_store(&ep->rx_lowat, locked ? (uint32_t)v : 0);
 	if (v <= 1) {
 		atomic_fetch_and(&ep->flags, ~XVM_EPF_LOWAT);
 	} else {
@@ -190,6 +196,11 @@ static void low_water(struct xvm_sock *s, int fd)
 	/* Who sleeps may have enough now, or no longer. */
 	if (xvm_sock_on(s))
 		xvm_epoll_changed(s);
+out:
+	if (locked)
+		xvm_unlock(&ep->rx_lock);
+	errno = e;
+	return r;
 }
 
 XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
@@ -209,7 +220,9 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 	/* The kernel will see to the bytes itself. */
 	if (level == IPPROTO_TCP && (name == TCP_ULP || name == TCP_REPAIR))
 		xvm_hand_over(s, fd, XVM_R_UNSUPPORTED);
-	r = REAL(setsockopt)(fd, level, name, val, len);
+	r = level == SOL_SOCKET && name == SO_RCVLOWAT
+		    ? low_water(s, fd, val, len)
+		    : REAL(setsockopt)(fd, level, name, val, len);
 	if (r == 0 && level == SOL_SOCKET) {
 		switch (name) {
 		case SO_RCVTIMEO:
@@ -219,9 +232,6 @@ XVM_WRAP int setsockopt(int fd, int level, int name, const void *val, socklen_t 
 		case SO_SNDTIMEO:
 		case SO_SNDTIMEO_NEW:
 			atomic_store(&s->ep->sndtimeo_us, microseconds(val, len));
-			break;
-		case SO_RCVLOWAT:
-			low_water(s, fd);
 			break;
 		case SO_ZEROCOPY:
 		case SO_OOBINLINE:

@@ -156,8 +156,8 @@ void xvm_offer_paired(uint32_t slot, uint32_t gen, uint32_t role, int err, struc
 
 /* fd is about to leave this process's table. Does what must precede the kernel's close (S6). */
 void xvm_ending_close(int fd);
-/* A call that counts itself in s->asleep is about to sleep by fd, with nothing by which a close could
- * wake it: a descriptor that nobody closes, or fd. */
+/* A call that counts itself in s->asleep is about to sleep by fd, with nothing by which a close
+ * could wake it: a descriptor that nobody closes, or fd. */
 int xvm_ending_keep(struct xvm_sock *s, int fd);
 /* exit(), _exit(): pads that are left unread would make the kernel reset the connections. */
 void xvm_ending_exit(void);

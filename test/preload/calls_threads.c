@@ -445,6 +445,44 @@ static void blocked(struct victim *v, pthread_t *t, int fd, int what)
 	nap(30);
 }
 
+static void *lowat_run(void *arg)
+{
+	int fd = *(int *)arg;
+
+	for (int i = 0; i < 20; i++) {
+		setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &(int){3000}, sizeof(int));
+		setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &(int){10}, sizeof(int));
+	}
+	return NULL;
+}
+
+/* SO_RCVLOWAT is set by one thread while others wait: in the end what was set last holds. */
+void scene_lowat(void)
+{
+	struct pollfd p[3];
+	int a, b, told = 0;
+	pthread_t t[2];
+
+	pair(&a, &b);
+	for (int i = 0; i < 3; i++)
+		p[i] = (struct pollfd){.fd = a, .events = POLLIN};
+	for (int i = 0; i < 40; i++) {
+		for (int k = 0; k < 2; k++)
+			pthread_create(&t[k], NULL, lowat_run, &a);
+		send(b, buf, 5, 0);
+		for (int k = 0; k < 40; k++)
+			poll(p, 3, k % 2);
+		for (int k = 0; k < 2; k++)
+			pthread_join(t[k], NULL);
+		send(b, buf, 5, 0);
+		told += poll(p, 1, 2000) == 1;
+		recv(a, buf, 100, MSG_DONTWAIT);
+	}
+	printf("told of ten: %d\n", told);
+	close(a);
+	close(b);
+}
+
 /* Closed, shut down or replaced by another thread: the blocked call goes on with what it had. */
 static void *crowd_run(void *arg)
 {

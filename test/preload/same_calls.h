@@ -20,6 +20,7 @@ void scene_reset(void);
 void scene_linger(void);
 void scene_cancel(void);
 void scene_closed(void);
+void scene_lowat(void);
 void scene_means(void);
 
 #endif

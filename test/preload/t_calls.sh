@@ -8,7 +8,7 @@
 P=$B/test/preload/same_calls
 
 for scene in nothing lengths messages many flags timeouts before async signals options shutdown pipe reset linger \
-	cancel closed means; do
+	cancel closed means lowat; do
 	prints_plain "$scene" "$P" "$scene"
 	for spin in 50 0; do
 		prints_same "$scene" "spinning $spin us" XVM_SPIN_US=$spin "$P" "$scene"
