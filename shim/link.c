@@ -17,7 +17,8 @@
 #define RETRY_NS 1000000000ull
 #define LATE_NS 10000000ull /* between looks for a welcome that did not come in time */
 #define LOOK_NS 100000000ull
-#define VAIN_LOOKS 1000 /* for a message that was announced and does not come */
+#define VAIN_LOOKS 1000 /* for a message that was announced and does not come; then */
+#define VAIN_EACH 64	/* by each so manieth call only */
 #define FD_ABOVE 65536	/* limits up to this are stepped over */
 #define FD_BASE 900	/* our own descriptors are moved up to here, if the limit allows */
 #define FD_SPARE 16	/* the last ones are the application's, where the limit is hard */
@@ -30,8 +31,8 @@ _Atomic uint32_t xvm_link_count = 1;
 
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
-static int sock = -1;
-static int greeted = -1; /* or a connection on which the welcome is to come yet */
+static int sock = -1;		     /* changes with both held, lock taken first or tried */
+static int greeted = -1;	     /* or a connection on which the welcome is to come yet */
 static uint64_t next_try;
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
 static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
@@ -279,9 +280,16 @@ enum xvm_reason xvm_link_up(void)
 	/* Another thread is at it, or this one, in a signal handler: that says nothing. */
 	if (xvm_trylock(&lock) < 0)
 		return XVM_R_NEW;
-	if (sock < 0 && !xvm_conf.sandboxed && xvm_now_ns() >= next_try)
-		up_locked();
 	why = sock >= 0 ? XVM_R_NONE : why_down;
+	if (sock < 0 && !xvm_conf.sandboxed && xvm_now_ns() >= next_try) {
+		why = XVM_R_NEW;
+		/* Who still reads what the former daemon has said counts it (xvm_link_seen). */
+		if (xvm_trylock(&handling) == 0) {
+			up_locked();
+			why = sock >= 0 ? XVM_R_NONE : why_down;
+			xvm_unlock(&handling);
+		}
+	}
 	xvm_unlock(&lock);
 	return why;
 }
@@ -295,7 +303,8 @@ bool xvm_link_lost(void)
 
 	if (xvm_trylock(&lock) < 0)
 		return false;
-	if (sock >= 0 && xvm_now_ns() >= next_look) {
+	/* Who handles messages finds out by himself, and is in a call with the descriptor. */
+	if (sock >= 0 && xvm_now_ns() >= next_look && xvm_trylock(&handling) == 0) {
 		next_look = xvm_now_ns() + LOOK_NS;
 		r = xvm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
 		/* A reset is told of first, though what was sent before it is still there. */
@@ -304,6 +313,7 @@ bool xvm_link_lost(void)
 			down(XVM_R_NO_DAEMON);
 			next_try = 0;
 		}
+		xvm_unlock(&handling);
 	}
 	xvm_unlock(&lock);
 	return lost;
@@ -535,12 +545,23 @@ static void handle(const struct xvm_msg *m, int *fds)
 
 void xvm_link_handle(void)
 {
-	static unsigned vain;
+	static _Atomic unsigned vain;
 	const struct xvm_shm_table *t = atomic_load(&xvm_link_table);
+	unsigned looks = atomic_load_explicit(&vain, memory_order_relaxed);
 	int fds[XVM_PROTO_FDS], r = 0, s;
 	bool reset = false;
 	struct xvm_msg m;
 
+	/*
+	 * xvmd may be stopped between announcing a message and sending it, for as long as the
+	 * machine is busy. So it is looked for until it comes, but then not at each call: to give
+	 * up would leave it unread till the next.
+	 */
+	if (looks >= VAIN_LOOKS) {
+		atomic_store_explicit(&vain, looks + 1, memory_order_relaxed);
+		if (looks % VAIN_EACH)
+			return;
+	}
 	/* One thread handles; a signal handler that interrupts it goes on its way. */
 	if (!t || xvm_trylock(&handling) < 0)
 		return;
@@ -559,16 +580,15 @@ void xvm_link_handle(void)
 		/* We count what has come, not what was announced: it is announced before it is
 		 * sent. */
 		__atomic_store_n(&xvm_link_seen, xvm_link_seen + 1, __ATOMIC_RELAXED);
-		vain = 0;
+		atomic_store_explicit(&vain, 0, memory_order_relaxed);
 		handle(&m, fds);
 		for (int k = 0; k < XVM_PROTO_FDS; k++)
 			if (fds[k] >= 0)
 				xvm_sys6(SYS_close, fds[k], 0, 0, 0, 0, 0);
 	}
 	xvm_vm_mail_read();
-	if (r == -EAGAIN && ++vain == VAIN_LOOKS)
-		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
-				 __ATOMIC_RELAXED);
+	if (r == -EAGAIN && looks < VAIN_LOOKS)
+		atomic_store_explicit(&vain, looks + 1, memory_order_relaxed);
 	if (r < 0 && r != -EAGAIN && r != -EINTR && xvm_trylock(&lock) == 0) {
 		down(XVM_R_NO_DAEMON);
 		__atomic_store_n(&xvm_link_seen, atomic_load(&t->mail[xvm_link_id]),
