@@ -19,15 +19,22 @@
 /* Linux moves at most this many bytes in one call. */
 #define RW_MAX (INT_MAX & ~4095)
 
-/* xvm_offer_engage(), at less cost where the peer is elsewhere and nobody has come here since. */
+#define ELSEWHERE_CALLS 4096
+
+/* xvm_offer_engage(), at less cost where the peer is elsewhere and nobody has come here since. Of a
+ * daemon that was killed the table says nothing more: so there it is looked for now and then. */
 static bool engage(struct xvm_sock *s, int fd, bool rx)
 {
 	const struct xvm_shm_table *t = atomic_load_explicit(&xvm_link_table, memory_order_relaxed);
+	uint32_t calls;
 
 	if (t && atomic_load_explicit(&s->ep->reason, memory_order_relaxed) == XVM_R_NOT_RESIDENT &&
 	    atomic_load_explicit(&s->ep->state, memory_order_relaxed) == XVM_EP_CANDIDATE &&
-	    atomic_load_explicit(&t->seq, memory_order_relaxed) ==
-		    atomic_load_explicit(&s->res_seq, memory_order_relaxed)) {
+	    xvm_link_version(t) == atomic_load_explicit(&s->res_seq, memory_order_relaxed)) {
+		calls = atomic_load_explicit(&s->ep->calls, memory_order_relaxed);
+		atomic_store_explicit(&s->ep->calls, calls + 4, memory_order_relaxed);
+		if (__builtin_expect(calls / 4 % ELSEWHERE_CALLS == 0, 0))
+			xvm_link_look();
 		xvm_link_poll();
 		return xvm_sock_on(s);
 	}

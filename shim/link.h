@@ -30,6 +30,13 @@ struct xvm_peer {
 /* The table, and whether the daemon is there; both may change at any time. */
 extern _Atomic(const struct xvm_shm_table *) xvm_link_table;
 
+/* Differs after each change of the residency table, and from that of a former daemon's, which stays
+ * mapped. */
+static inline uint64_t xvm_link_version(const struct xvm_shm_table *t)
+{
+	return atomic_load_explicit(&t->seq, memory_order_relaxed) ^ (uint64_t)(uintptr_t)t << 16;
+}
+
 /* Connect and say hello if that has not been done or failed more than a second ago. 0, or the
  * enum xvm_reason that stands against it; XVM_R_NEW: it could not be tried now. */
 enum xvm_reason xvm_link_up(void);

@@ -166,7 +166,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 	t = atomic_load(&xvm_link_table);
 	if (!t)
 		return XVM_R_NO_DAEMON;
-	atomic_store(&s->res_seq, atomic_load(&t->seq));
+	atomic_store(&s->res_seq, xvm_link_version(t));
 	flags = xvm_client_resident(t, ep->raddr);
 	if ((!flags || (flags & XVM_RES_AMBIGUOUS)) && xvm_link_lost()) {
 		/* The table was a dead daemon's. */
@@ -174,7 +174,7 @@ static enum xvm_reason offer(struct xvm_sock *s, int fd)
 		t = atomic_load(&xvm_link_table);
 		if (why || !t)
 			return why ? why : XVM_R_NO_DAEMON;
-		atomic_store(&s->res_seq, atomic_load(&t->seq));
+		atomic_store(&s->res_seq, xvm_link_version(t));
 		flags = xvm_client_resident(t, ep->raddr);
 	}
 	if (!flags)
@@ -205,7 +205,7 @@ static bool came_here(struct xvm_sock *s)
 
 	if (!t)
 		return false;
-	seq = atomic_load_explicit(&t->seq, memory_order_relaxed);
+	seq = xvm_link_version(t);
 	if (atomic_exchange_explicit(&s->res_seq, seq, memory_order_relaxed) == seq)
 		return false;
 	flags = xvm_client_resident(t, s->ep->raddr);
@@ -229,7 +229,8 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 		return false;
 	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
 	if (why == XVM_R_NOT_RESIDENT || why == XVM_R_AMBIGUOUS) {
-		at_once = came_here(s);
+		at_once = came_here(
+			s); /* once for each change of the table, so it must not be lost */
 		if (!at_once && atomic_load_explicit(&xvm_link_table, memory_order_relaxed))
 			return false;
 	}
@@ -242,7 +243,7 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 	calls = atomic_load_explicit(&ep->calls, memory_order_relaxed);
 	/* Of two at once one may be lost. */
 	atomic_store_explicit(&ep->calls, calls + more, memory_order_relaxed);
-	if (calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
+	if (!at_once && calls / 4 < xvm_conf.offer_after && moved(ep) < LONG)
 		return false;
 	/* What was refused once is tried by the call that brings the count to a multiple of 16
 	 * calls or past it. */
@@ -288,6 +289,26 @@ static void stay(struct xvm_sock *s, int fd, enum xvm_reason why)
 	atomic_store(&s->ep->state, XVM_EP_TCP);
 }
 
+/*
+ * xvmd sees the addresses a moment later than the kernel, or they were moving: where this end, too,
+ * looks again when the table has changed since it was offered (came_here()). xvmd has let go of
+ * that offer; a new name all the same, as between machines an answer may still be under way.
+ */
+static bool wait_for_table(struct xvm_sock *s, int fd, uint32_t why)
+{
+	struct xvm_shm_ep *ep = s->ep;
+
+	if ((why != XVM_R_NOT_RESIDENT && why != XVM_R_AMBIGUOUS) || xvm_holders_other(ep, false))
+		return false;
+	xvm_log(2, "fd %d: on TCP: %s\n", fd, xvm_reason_name(why));
+	xvm_half_close(&s->mine);
+	s->gen = atomic_fetch_add(&ep->gen, 1) + 1;
+	atomic_store(&s->offered_to, 0);
+	atomic_store(&ep->reason, why);
+	atomic_store(&ep->state, XVM_EP_CANDIDATE);
+	return true;
+}
+
 /* A reference to the socket that waits for xvmd's answer; NULL if it waits no more. */
 static struct xvm_sock *offered_get(uint32_t slot, uint32_t gen, int *fd)
 {
@@ -308,7 +329,8 @@ void xvm_offer_refused(uint32_t slot, uint32_t gen, uint32_t why)
 
 	if (!s)
 		return;
-	stay(s, fd, why < XVM_R_COUNT ? why : XVM_R_RULE);
+	if (!wait_for_table(s, fd, why))
+		stay(s, fd, why < XVM_R_COUNT ? why : XVM_R_RULE);
 	XVM_COUNT(refused);
 	xvm_sock_put(s);
 }

@@ -193,12 +193,16 @@ struct xvm_sock *xvm_sock_of_slot(uint32_t slot, uint32_t gen, int *fd)
 
 	if (slot >= XVM_ARENA_EPS || !(s = atomic_load(&by_slot[slot])))
 		return NULL;
-	*fd = any_fd(s);
-	got = *fd < 0 ? NULL : xvm_sock_get(*fd);
-	if (got != s) { /* closed meanwhile, and the number used again */
+	/* One is closed meanwhile, and the number used again, but the socket may have another. */
+	for (;;) {
+		*fd = any_fd(s);
+		if (*fd < 0)
+			return NULL;
+		got = xvm_sock_get(*fd);
+		if (got == s)
+			break;
 		if (got)
 			xvm_sock_put(got);
-		return NULL;
 	}
 	if (s->gen != gen) {
 		xvm_sock_put(s);

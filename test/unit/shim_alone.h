@@ -45,13 +45,16 @@ void xvm_epoll_dispose(struct xvm_file *f)
 void xvm_link_handle(void)
 {
 }
+static enum xvm_reason link_is = XVM_R_NO_DAEMON; /* NONE: up */
 enum xvm_reason xvm_link_up(void)
 {
-	return XVM_R_NO_DAEMON;
+	return link_is;
 }
+static unsigned link_offers;
 int xvm_link_offer(struct xvm_sock *s, int fd, int half_fd, uint64_t off, uint32_t len)
 {
-	return -ENOTCONN;
+	link_offers += link_is == XVM_R_NONE;
+	return link_is == XVM_R_NONE ? 0 : -ENOTCONN;
 }
 void xvm_link_look(void)
 {

@@ -604,24 +604,3 @@ Test(phases, lie_tail)
 	atomic_store(&s[1]->mine.shm->tail, 5000);
 	cr_assert_eq(put(10), -ECONNRESET);
 }
-
-/* ---- offers in a region ---------------------------------------------------- */
-
-/* An offer that was on its way when the next daemon spoke of the region was not among those that
- * were to be made again: the next look finds it. Before the daemon has spoken it may yet answer. */
-Test(phases, offer_was_missed)
-{
-	uint32_t gen = s[0]->gen, len = XVM_HALF_CTL + s[0]->mine.ring_size;
-
-	atomic_store(&s[0]->paired, 0);
-	atomic_store(&s[0]->ep->state, XVM_EP_OFFERED);
-	atomic_store(&s[0]->ep->medium, XVM_MEDIUM_REGION + 1);
-	xvm_offer_lapsed(s[0]);
-	cr_assert_eq(atomic_load(&s[0]->ep->state), XVM_EP_OFFERED);
-	vm_told = vm_kept = true;
-	xvm_offer_lapsed(s[0]);
-	cr_assert_eq(atomic_load(&s[0]->ep->state), XVM_EP_CANDIDATE);
-	cr_assert_eq(atomic_load(&s[0]->ep->reason), XVM_R_NEW);
-	cr_assert_eq(s[0]->gen, gen + 1, "by another name");
-	cr_assert_eq(link_returned, len, "its piece is given back");
-}
