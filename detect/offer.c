@@ -199,6 +199,20 @@ static uint32_t judge(struct xvm_daemon *d, const struct xvm_offer *older,
 	return rule_allows(older) && rule_allows(newer) ? XVM_R_NONE : XVM_R_RULE;
 }
 
+/*
+ * The tuple may be in use again, and the older socket gone, though its owner's word of that is
+ * still to be read (or was lost, as where we did not read for long): its endpoint says so. One that
+ * cannot be read, or lies, has itself to blame.
+ */
+static bool is_over(const struct xvm_offer *o)
+{
+	const struct xvm_conn *c = o->owner;
+	struct xvm_shm_ep ep;
+
+	return !o->vm && xvm_arenas_read(c->arena, o->slot, 1, &ep) == 1 &&
+	       (ep.gen != o->gen || ep.state != XVM_EP_OFFERED);
+}
+
 static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where where)
 {
 	struct xvm_offer *older = xvm_pairing_mirror(&d->pairing, &o->f, where);
@@ -213,12 +227,19 @@ static void match(struct xvm_daemon *d, struct xvm_offer *o, struct xvm_where wh
 	}
 	if (!older)
 		return;
+	if (is_over(older)) {
+		forget(d, older);
+		return;
+	}
 	reason = judge(d, older, o, &older_role, &role);
 	if (!reason)
 		reason = xvm_pairs_make(d, older, older_role, o, role);
 	if (reason) {
+		/* By its counts the older is another connection's; this one's other end will come.
+		 */
 		refuse_offer(d, older, reason);
-		refuse_offer(d, o, reason);
+		if (reason != XVM_R_BAD_PEER)
+			refuse_offer(d, o, reason);
 		return;
 	}
 	forget(d, older);

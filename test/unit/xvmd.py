@@ -23,7 +23,8 @@ HELLO, OFFER, WITHDRAW, WAKER, UNPAIR, CTL_DONE = range(1, 7)
 WELCOME, BAD_VERSION, SEEN, PAIRED, REFUSED, PEER_WAKER, PEER_GONE, CTL = range(32, 40)
 SS, SS_ROW, END, STATS, STATS_ROW, RESIDENT, LEAVE, ENTER, STATUS = range(64, 73)
 ACTIVE, PASSIVE = 1, 2
-R_NOT_RESIDENT, R_AMBIGUOUS, R_RULE = 3, 6, 7
+R_NOT_RESIDENT, R_AMBIGUOUS, R_RULE, R_BAD_PEER = 3, 6, 7, 9
+EP_FREE, EP_OFFERED, EP_SIZE, EP_OFF, EP_MAX = 0, 3, 448, 65 * 4096, 65536
 ENOENT, EEXIST = 2, 17
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,7 +51,7 @@ class Client:
         self.s.connect(path)
         self.arena = None
         if not tool:
-            self.arena = memfd("arena", 32 << 20, struct.pack("<6I", 0x6E657261, 1, 448, 65536, 0, 0))
+            self.arena = memfd("arena", 32 << 20, struct.pack("<6I", 0x6E657261, 1, EP_SIZE, EP_MAX, 0, 0))
         self.send(HELLO, arg=1, pid=os.getpid(), fds=[] if tool else [self.arena])
         m = self.recv()
         assert m.type == WELCOME, m.type
@@ -83,6 +84,12 @@ class Client:
         half = memfd("half", 8192, mark)
         self.send(OFFER, slot=slot, gen=1, arg=role, fds=[sock.fileno(), half])
         os.close(half)
+
+    def endpoint(self, slot, state, gen):
+        """Says in the arena what becomes of it. Without a word of that the arena is none."""
+        os.pwrite(self.arena, struct.pack("<6I", 0x6E657261, 1, EP_SIZE, EP_MAX, EP_OFF, 0) +
+                  struct.pack("<I", EP_MAX), 0)
+        os.pwrite(self.arena, struct.pack("<3I", state, 0, gen), EP_OFF + slot * EP_SIZE)
 
     def verdict(self, slot=None):
         """What came of an offer: the mark in the peer's half, or the reason."""
@@ -264,6 +271,46 @@ def between_namespaces():
         a.kill()
         d.nothing_left()
     run("ip link del br0")
+
+
+def used_again():
+    """A tuple's next connection, while xvmd has not heard of the end of the last."""
+    with daemon("again") as d, socket.create_server(("127.0.0.1", 0)) as listener:
+        def connect(port):
+            s = socket.socket()
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
+            s.bind(("127.0.0.1", port))
+            s.connect(listener.getsockname())
+            return s, listener.accept()[0]
+
+        for known in True, False:
+            a, b = Client(d.path), Client(d.path)
+            s, t = connect(0)
+            port = s.getsockname()[1]
+            if not known:  # but the counts tell
+                s.sendall(bytes(100))
+                t.recv(100, socket.MSG_WAITALL)
+            if known:
+                a.endpoint(1, EP_OFFERED, 1)
+            a.offer(s, 1, ACTIVE, b"old")
+            a.until(SEEN)
+            s.close()
+            t.close()
+            if known:
+                a.endpoint(1, EP_FREE, 2)
+                a.endpoint(2, EP_OFFERED, 1)
+            s, t = connect(port)
+            b.offer(t, 1, PASSIVE, b"new b")
+            b.until(SEEN)
+            if not known:
+                assert a.verdict(1) == R_BAD_PEER
+            a.offer(s, 2, ACTIVE, b"new a")
+            assert a.verdict(2) == b"new b"
+            assert b.verdict(1) == b"new a"
+            for x in a, b, s, t:
+                x.close()
+        d.nothing_left()
 
 
 def lost_events():
@@ -473,6 +520,6 @@ def users():
 
 if __name__ == "__main__":
     run("ip link set lo up")
-    for test in (between_namespaces, lost_events, killed_at_random, rules, private, systemd, users):
+    for test in (between_namespaces, used_again, lost_events, killed_at_random, rules, private, systemd, users):
         print(f"== {test.__name__}", flush=True)
         test()
