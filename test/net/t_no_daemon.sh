@@ -10,7 +10,7 @@ port=7600
 transfer()
 {
 	local s c start
-	set_mode both
+	set_mode "$1"
 	port=$((port + 1))
 	start=${EPOCHREALTIME/./}
 	bg_server server "$FLOW" serve "$B4" $port --conns 8 --send 10M
@@ -25,25 +25,34 @@ transfer()
 	[[ ! -s $T/err ]] || fail "written to stderr: $(cat "$T/err")"
 	! grep -v -E '^(listening|connected|sent|received|done)' "$T/client.log" "$T/server.log" || fail "something else was written"
 	took=$(((${EPOCHREALTIME/./} - start) / 1000))
-	((took < 5000)) || fail "took $took ms"
 }
 
+# It may take some attempts at a hello longer than where nothing is preloaded, on a machine as busy as this one.
+soon()
+{
+	transfer both
+	((took < 5000 + 5 * plain)) || fail "took $took ms; not preloaded $plain ms"
+}
+
+step "not preloaded"
+transfer plain
+plain=$took
 step "no daemon"
-transfer
+soon
 step "a path that is no socket"
 echo hello >"$XVM_SOCKET"
-transfer
+soon
 step "a path that nobody may open"
-XVM_SOCKET=/proc/nothing/there transfer
+XVM_SOCKET=/proc/nothing/there soon
 step "a path that is too long"
-XVM_SOCKET=/tmp/$(printf '%0300d' 0) transfer
+XVM_SOCKET=/tmp/$(printf '%0300d' 0) soon
 for how in bad-version silent garbage close deaf; do
 	step "a daemon: $how"
 	rm -f "$XVM_SOCKET"
 	bg fake plain host "$B/test/net/fakexvmd" "$XVM_SOCKET" $how
 	f=$PID
 	wait_for 10 test -S "$XVM_SOCKET"
-	transfer
+	soon
 	[[ $how = deaf || -n ${XVM_TEST_PLAIN-} ]] || [[ -s $T/fake.log ]] || fail "nobody asked the daemon"
 	if [[ -z ${XVM_TEST_PLAIN-} ]]; then
 		step "xvm ss, of the same daemon"
