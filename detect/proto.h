@@ -6,8 +6,9 @@
  * a client that does not read is dropped once XVM_BACKLOG messages wait for it.
  *
  * Before xvmd sends to client i it adds 1 to table->mail[i], so that a client sees
- * without a system call that there is something to read. A daemon that ends in good order
- * adds 1 to all of them once the sockets are closed; one that was killed cannot.
+ * without a system call that there is something to read. It may be stopped before it has sent, for
+ * any time: the client counts what has come, and looks as long as that is less. A daemon that ends
+ * in good order adds 1 to all of them once the sockets are closed; one that was killed cannot.
  */
 #ifndef XVM_DETECT_PROTO_H
 #define XVM_DETECT_PROTO_H

@@ -13,7 +13,6 @@ wait_for 10 test -S "$T/relay.sock"
 late()
 {
 	step "$1 is late"
-	: >"$T/relay/log"
 	: >"$T/relay/$1"
 	bg ping plain host env XVM_SOCKET="$T/relay.sock" LD_PRELOAD="$B/libxvm.so" XVM_LOG=2 \
 		python3 "$SRC/test/fault/ping.py"
@@ -28,6 +27,14 @@ late()
 	finished "$ping"
 }
 
+# welcomes N: so many have been asked for, that is one by each program.
+welcomes()
+{
+	[[ $(grep -c '^32 ' "$T/relay/log") = "$1" ]] || fail "not $1 welcomes: $(cat "$T/relay/log")"
+}
+
 late hold 20000
+welcomes 1
 late welcome 20000
+welcomes 2
 stop "$relay"
