@@ -119,8 +119,6 @@ int xvm_epset_filter(struct xvm_epoll *e, struct epoll_event *evs, int n, bool *
 		if (ev.events)
 			evs[out++] = ev;
 	}
-	e->skipped = 0;
-	e->vain = out ? 0 : e->vain + 1;
 	return out;
 }
 

@@ -22,7 +22,8 @@
 #include "shim/quiet.h"
 #include "transport/sys.h"
 
-#define SKIP_MAX 8	  /* waits in a row that rings alone may answer */
+#define SKIP_MAX 8	  /* waits in a row that rings alone may answer, */
+#define VAIN_MIN 16	  /* once so many in a row have asked the kernel in vain */
 #define ROUGH_NS 10000000 /* a tick of the rough clock, at most */
 #define LOOK_NS 8000	  /* between looks at the kernel while spinning */
 #define WARM_EACH 16	  /* of so many looks, one is at those too that have been quiet for long */
@@ -43,13 +44,33 @@ struct wait {
 	bool looks;	/* and e->lookers */
 	uint32_t forks; /* xvm_forks, when it was begun */
 	bool rung;	/* we took from the kernel a wake-up that others who sleep here may need */
+	bool vain;	/* the kernel was asked and had nothing: e->vain has counted that */
 };
 
 /* ---- the kernel's events ------------------------------------------------ */
 
+/* Good enough for what is hardly ever needed, at a tenth of the cost. Never more than has gone by.
+ */
+static uint64_t rough_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 static int filter(struct wait *w, int n)
 {
-	return xvm_epset_filter(w->e, w->evs, n, &w->rung);
+	if (n > 0)
+		n = xvm_epset_filter(w->e, w->evs, n, &w->rung);
+	w->e->skipped = 0;
+	w->e->asked_at = rough_ns();
+	if (n > 0)
+		w->e->vain = 0;
+	else if (!w->vain)
+		w->e->vain++;
+	w->vain = n <= 0;
+	return n;
 }
 
 /* Nothing of the kernel's is left to be judged. */
@@ -73,10 +94,8 @@ static int look_kernel(struct wait *w, int max)
 #endif
 	else
 		n = xvm_sys(SYS_epoll_pwait, w->epfd, w->evs, max, 0, NULL, 8);
-	if (n <= 0)
-		return 0;
 	w->e->takers++;
-	n = filter(w, (int)n);
+	n = filter(w, n < 0 ? 0 : (int)n);
 	judged(w->e);
 	return (int)n;
 }
@@ -120,8 +139,18 @@ static int scan(struct wait *w, int n, bool both)
 }
 
 /*
+ * May rings alone answer? What only the kernel can tell, that a pipe is readable or a peer is gone,
+ * is then told later than it would be without us: by at most so many waits, and a tick of the
+ * clock. So each wait asks, until the kernel has had nothing for long.
+ */
+static bool may_skip(const struct xvm_epoll *e)
+{
+	return e->vain >= VAIN_MIN && e->skipped < SKIP_MAX && e->asked_at == rough_ns();
+}
+
+/*
  * Rings and, now and then, the kernel: so that a kernel's descriptor does not starve while rings
- * are busy, and first, so that it finds room. Often where it had something lately.
+ * are busy, and first, so that it finds room.
  */
 static int look(struct wait *w, bool kernel)
 {
@@ -137,7 +166,7 @@ static int look(struct wait *w, bool kernel)
 	e->filled = false;
 	if (n < 0)
 		return n;
-	if (n == 0 && (kernel || e->skipped >= SKIP_MAX || (e->vain < 2 && e->skipped))) {
+	if (n == 0 && (kernel || (!w->vain && !may_skip(e)))) {
 		n = look_kernel(w, e->hot.n ? (w->max + 1) / 2 : w->max);
 		e->filled = n == w->max;
 	}
@@ -259,8 +288,6 @@ static int spin(struct wait *w, int64_t ns)
 	if (ns > 0 && (uint64_t)ns < budget)
 		budget = (uint64_t)ns;
 	start = asked = now = xvm_now_ns();
-	if (w->e->vain < 2)
-		asked = 0;
 	while (n == 0 && now - start < budget) {
 		bool kernel = now - asked > LOOK_NS;
 
@@ -407,16 +434,6 @@ static void uncount_only(void *arg)
 	struct wait *w = arg;
 
 	xvm_epset_less(&w->e->sleepers);
-}
-
-/* Good enough for what is hardly ever needed, at a tenth of the cost. Never more than has gone by.
- */
-static uint64_t rough_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 /*
@@ -583,7 +600,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.forks = xvm_forks;
 	w.rung = false;
 	w.in.n = 0;
-	w.in.more = w.counted = w.looks = false;
+	w.in.more = w.counted = w.looks = w.vain = false;
 	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
 		goto out;
 	pthread_testcancel(); /* rings may answer without the kernel */

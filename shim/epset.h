@@ -107,9 +107,10 @@ struct xvm_epoll {
 	bool unarmed;	     /* one of those has come since they were armed */
 
 	uint64_t call;
-	bool filled;	  /* the last wait's events were all the kernel's */
-	uint32_t skipped; /* waits in a row that did not ask the kernel */
-	uint32_t vain;	  /* looks in a row in which the kernel had nothing */
+	bool filled;	   /* the last wait's events were all the kernel's */
+	uint32_t skipped;  /* waits in a row that did not ask the kernel */
+	uint32_t vain;	   /* waits in a row that have asked it, and it had nothing */
+	uint64_t asked_at; /* when that was, by the rough clock */
 
 	uint32_t count, mask; /* records; buckets - 1 */
 	struct xvm_reg **by_fd, **by_data;
