@@ -24,8 +24,8 @@
 #define STACK_BYTES 3072 /* of descriptors in a set; more are mapped */
 #define SKIP_MAX 16	 /* looks in a row that rings alone may answer */
 #define LOOK_NS 8000	 /* between looks at the kernel while spinning */
-#define VAIN_MAX 16	 /* wake-ups in a row for nothing, after which input is not waited for */
-#define VALVE_MS 1
+#define VAIN_MAX 16	 /* times that the kernel woke us for nothing; then it is asked each */
+#define VALVE_MS 1	 /* so many ms, and not waited for, about input */
 
 /* A member of the set that is not the kernel's alone. */
 struct slot {
@@ -496,6 +496,10 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 	/* A fork in a handler, which may have closed them in the child. */
 	for (unsigned i = 0; p->forks != xvm_forks && i < p->nslots; i++)
 		p->slots[i].on &= xvm_sock_on(p->slots[i].s);
+	if (valve) { /* the sleep has not waited for input, so it is asked about now */
+		masks(p, false);
+		look_kernel(p);
+	}
 	look(p, false);
 	return collect(p);
 }
@@ -525,7 +529,7 @@ static int wait_paired(struct pset *p, int64_t ns)
 		n = sleep_once(p, left, vain >= VAIN_MAX);
 		if (n)
 			return n;
-		vain++;
+		vain += !p->rung;
 		xvm_link_poll();
 		if (ns < 0)
 			continue;
