@@ -351,6 +351,13 @@ void xvm_inners_end(struct xvm_inners *in)
 
 		looks(in, in->n, false);
 		xvm_epset_less(&e->sleepers);
+		/* The last one to go disarms: else pads would be kept for one who does not sleep
+		 * (W6), and keep from their stream those who do. */
+		if (!atomic_load(&e->sleepers) && xvm_lock(&e->lock) == 0) {
+			if (!atomic_load(&e->sleepers) && !e->broken)
+				xvm_epset_disarm_all(e);
+			xvm_unlock(&e->lock);
+		}
 		xvm_epset_see_to(e);
 		xvm_epset_put(e);
 	}

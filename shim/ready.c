@@ -511,6 +511,9 @@ out:
 	if (w && what == EPOLLOUT)
 		xvm_announce_one(w, NULL);
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
+	/* What woke us may be a pad that is kept for an epoll in which nobody sleeps. */
+	if (what == EPOLLIN && pfd[0].revents && atomic_load(&ep->tx_sleeper))
+		xvm_epoll_release(s);
 	fd = *fdp = xvm_sock_fd(s, fd);
 	xvm_sock_awake(s);
 	if (r == 0 && fd < 0)
