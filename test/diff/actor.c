@@ -549,6 +549,7 @@ static void set_up(int cpu)
 	if (xvm_sys(SYS_write, fd, file, FILE_SIZE) != FILE_SIZE)
 		die("file");
 	free(file);
+	xvm_sys(SYS_lseek, fd, 0, SEEK_SET);
 	file_fd = hide(fd, HIDDEN + 1);
 	pipe_hide(pipe_fd, HIDDEN + 2);
 	pipe_hide(pipe_in, HIDDEN + 6);

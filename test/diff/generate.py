@@ -194,13 +194,15 @@ class Sequence:
             value = r.choice(["0", "1", "1", "2", "10", "100", "3000"][:2 if self.edges else 7])
         elif what == "OOBINLINE":
             value = r.choice(["0", "0", "0", "1"])
+            if self.edges:  # that changes the path
+                value = "0"
         else:
             value = r.choice(["0", "5", "20"])
             self.timed.add(conn)
         self.say(who, "setopt %s %s %s" % (name, what, value))
 
     def count(self, who, name, conn):
-        call = self.r.choice(["fionread", "fionread", "outq", "atmark", "getfl", "pread", "lseek", "state",
+        call = self.r.choice(["fionread", "fionread", "outq", "atmark", "getfl", "at pread", "lseek", "state",
                               "peername", "fds"])
         self.say(who, "%s %s" % (call, name))
 
@@ -210,7 +212,7 @@ class Sequence:
 
     def close(self, who, name, conn):
         self.ended.add(conn)
-        call = self.r.choice(["close", "close", "close", "syscall_close", "close_range"])
+        call = self.r.choice(["close", "close", "close", "close@raw", "close_range"])
         self.say(who, "%s %s%s" % (call, name, " " + name if call == "close_range" else ""))
 
     def dup(self, who, name, conn):

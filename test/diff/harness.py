@@ -231,6 +231,8 @@ class Stage:
             getattr(self, "do_" + verb)(actor, line)
             return None
         answer = actor.ask(line)
+        if answer.endswith("= no such call"):
+            raise ValueError("%s: no such call" % line)
         self.tell("%s %s" % (actor.name, answer))
         self.note(actor, words, answer)
         return answer
