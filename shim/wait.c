@@ -359,7 +359,8 @@ static bool complete(const struct pset *p)
 	for (unsigned i = 0; i < p->nslots; i++) {
 		uint32_t want = p->slots[i].want & (XVM_EP_IN | XVM_EP_OUT);
 
-		if (!want || (p->slots[i].bits & want) != want || (p->slots[i].want & EPOLLPRI))
+		if (!want || (p->slots[i].bits & want) != want ||
+		    (p->slots[i].want & ~p->slots[i].bits & (EPOLLPRI | EPOLLRDHUP)))
 			return false;
 	}
 	return true;
