@@ -81,6 +81,9 @@ static uint32_t translate(struct xvm_epoll *e, const struct epoll_event *ev, boo
 			bits |= of_kernel(e, r, ev->events, mixed);
 			continue;
 		}
+		/* Two with the same data, both reported: for the first event each was asked. */
+		if (n > 1 && r->call == e->call && !(r->events & (EPOLLET | EPOLLONESHOT)))
+			continue;
 		/* Also if it has nothing for it now: it may have been its pad, taken since. */
 		kernel = mixed && !r->parked ? asked(r, r->kmask) : ev->events;
 		bits |= xvm_epset_feed(e, r, kernel);
