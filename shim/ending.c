@@ -5,6 +5,7 @@
  */
 #include <netinet/in.h>
 #include <sys/single_threaded.h>
+#pragma weak __libc_single_threaded /* musl, and glibc before 2.32, have none */
 
 #include "shim/epoll.h"
 #include "shim/inside.h"
@@ -54,14 +55,24 @@ static void end_paired(struct xvm_sock *s, int fd)
  */
 static void keep_open(struct xvm_sock *s, int fd)
 {
+	int kept, none = -1;
 	long r;
 
 	if (!atomic_load(&s->asleep) || atomic_load(&s->file.nfds) > 1 || !xvm_sock_on(s) ||
 	    atomic_load(&s->kept) >= 0)
 		return;
 	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0, 0, 0, 0);
-	if (r >= 0)
-		atomic_store(&s->kept, xvm_fd_hide((int)r));
+	if (r < 0)
+		return;
+	kept = xvm_fd_hide((int)r);
+	/* One who went to sleep may have been first: xvm_ending_keep(). */
+	if (!atomic_compare_exchange_strong(&s->kept, &none, kept))
+		xvm_fd_unhide_close(kept);
+}
+
+static bool single_threaded(void)
+{
+	return &__libc_single_threaded && __libc_single_threaded;
 }
 
 int xvm_ending_keep(struct xvm_sock *s, int fd)
@@ -69,7 +80,7 @@ int xvm_ending_keep(struct xvm_sock *s, int fd)
 	int kept = atomic_load(&s->kept), none = -1;
 	long r;
 
-	if (kept >= 0 || __libc_single_threaded || xvm_conf.sandboxed || !xvm_fd_spare())
+	if (kept >= 0 || single_threaded() || xvm_conf.sandboxed || !xvm_fd_spare())
 		return kept >= 0 ? kept : fd;
 	r = xvm_sys6(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0, 0, 0, 0);
 	if (r < 0)

@@ -44,7 +44,7 @@ struct wait {
 	bool looks;	/* and e->lookers */
 	uint32_t forks; /* xvm_forks, when it was begun */
 	bool rung;	/* we took from the kernel a wake-up that others who sleep here may need */
-	bool vain;	/* the kernel was asked and had nothing: e->vain has counted that */
+	bool asked;	/* the kernel was, and had nothing: e->vain has counted that */
 };
 
 /* ---- the kernel's events ------------------------------------------------ */
@@ -67,9 +67,9 @@ static int filter(struct wait *w, int n)
 	w->e->asked_at = rough_ns();
 	if (n > 0)
 		w->e->vain = 0;
-	else if (!w->vain)
+	else if (!w->asked)
 		w->e->vain++;
-	w->vain = n <= 0;
+	w->asked = n <= 0;
 	return n;
 }
 
@@ -160,19 +160,18 @@ static int look(struct wait *w, bool kernel)
 
 	both = ++e->call % WARM_EACH == 0;
 	/* Where there is room for one, the kernel's had it last time; or it is the turn of those
-	 * that have been quiet, and the next wait is not. */
-	if (e->filled || both)
+	 * that have been quiet, and the next wait is not. Else the kernel leaves them half. */
+	if (w->max == 1 && (e->filled || both))
 		n = scan(w, 0, both);
 	e->filled = false;
 	if (n < 0)
 		return n;
-	if (n == 0 && (kernel || (!w->vain && !may_skip(e)))) {
-		n = look_kernel(w, e->hot.n ? (w->max + 1) / 2 : w->max);
+	if (n == 0 && (kernel || (!w->asked && !may_skip(e)))) {
+		n = look_kernel(w, e->hot.n || e->warm.n ? (w->max + 1) / 2 : w->max);
 		e->filled = n == w->max;
 	}
 	n = scan(w, n, both);
-	if (n)
-		e->skipped++;
+	e->skipped += n && !w->asked;
 	return n;
 }
 
@@ -351,7 +350,7 @@ static int ready_to_sleep(struct wait *w, int *bound)
 	if (found) {
 		if (!atomic_load(&e->sleepers))
 			xvm_epset_disarm_all(e);
-		e->skipped++;
+		e->skipped += !w->asked;
 		return xvm_user_copy(&w->evs[0], &ev, sizeof(ev)) < 0 ? -EFAULT : scan(w, 1, true);
 	}
 	b = prepare_nested(w);
@@ -552,7 +551,7 @@ static int wait_in(struct wait *w, int64_t ns)
 			pass_on(w);
 		else if (ns && n == 0)
 			w->rung = false; /* all are armed anew */
-		e->takers += n == 0;
+		e->takers += n == 0 && w->forks == xvm_forks;
 		xvm_unlock(&e->lock);
 		if (__builtin_expect(w->forks != xvm_forks, 0)) {
 			if (!forked_amid(w))
@@ -600,7 +599,7 @@ static int epset_wait(int epfd, struct epoll_event *evs, int max, int64_t ns, co
 	w.forks = xvm_forks;
 	w.rung = false;
 	w.in.n = 0;
-	w.in.more = w.counted = w.looks = w.vain = false;
+	w.in.more = w.counted = w.looks = w.asked = false;
 	if (w.e && none_paired(w.e) && pass_through(&w, &ns, &n))
 		goto out;
 	pthread_testcancel(); /* rings may answer without the kernel */

@@ -277,6 +277,17 @@ int xvm_epset_prepare(struct xvm_epoll *e)
 	return bound;
 }
 
+/* The last one to go disarms: else pads would be kept for one who does not sleep (W6), and keep
+ * from their stream those who do. */
+static void disarm_idle(struct xvm_epoll *e)
+{
+	if (atomic_load(&e->sleepers) || xvm_lock(&e->lock) < 0)
+		return;
+	if (!atomic_load(&e->sleepers) && !e->broken)
+		xvm_epset_disarm_all(e);
+	xvm_unlock(&e->lock);
+}
+
 /* One more than fit. It is looked at now, and again after a sleep, which is bounded. */
 static void look_once(struct xvm_inners *in, struct xvm_epoll *e)
 {
@@ -289,6 +300,7 @@ static void look_once(struct xvm_inners *in, struct xvm_epoll *e)
 			look_once(in, r->inner);
 	xvm_unlock(&e->lock);
 	xvm_epset_prepare(e);
+	disarm_idle(e);
 }
 
 void xvm_inners_add(struct xvm_inners *in, struct xvm_epoll *e)
@@ -351,13 +363,7 @@ void xvm_inners_end(struct xvm_inners *in)
 
 		looks(in, in->n, false);
 		xvm_epset_less(&e->sleepers);
-		/* The last one to go disarms: else pads would be kept for one who does not sleep
-		 * (W6), and keep from their stream those who do. */
-		if (!atomic_load(&e->sleepers) && xvm_lock(&e->lock) == 0) {
-			if (!atomic_load(&e->sleepers) && !e->broken)
-				xvm_epset_disarm_all(e);
-			xvm_unlock(&e->lock);
-		}
+		disarm_idle(e);
 		xvm_epset_see_to(e);
 		xvm_epset_put(e);
 	}

@@ -67,13 +67,11 @@ void xvm_file_dispose(struct xvm_file *f)
 	}
 }
 
-void xvm_file_put(struct xvm_file *f)
+void xvm_file_put_last(struct xvm_file *f, bool had)
 {
-	uint64_t users = atomic_fetch_sub(&f->users, 1) & XVM_FILE_USERS;
-
-	if (users == 1)
+	if (had)
 		xvm_file_dispose(f);
-	else if (users == 0) /* closed by the handler meanwhile */
+	else /* closed by the handler meanwhile */
 		atomic_fetch_add(&f->users, 1);
 }
 

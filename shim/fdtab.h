@@ -44,8 +44,15 @@ static inline struct xvm_file *xvm_fdtab_peek(int fd)
 
 /* A reference, or NULL if fd is no file of that kind. */
 struct xvm_file *xvm_fdtab_get(int fd, enum xvm_file_kind kind);
-void xvm_file_put(struct xvm_file *f);
 void xvm_file_dispose(struct xvm_file *f); /* without users, unless it is in the table */
+void xvm_file_put_last(struct xvm_file *f, bool had);
+static inline void xvm_file_put(struct xvm_file *f)
+{
+	uint64_t users = atomic_fetch_sub(&f->users, 1) & XVM_FILE_USERS;
+
+	if (__builtin_expect(users <= 1, 0))
+		xvm_file_put_last(f, users);
+}
 
 /* Takes the fd's place in the table: the file gets one descriptor more. Whatever was
  * there under this number is forgotten first: the number was used again behind our back. */

@@ -41,6 +41,21 @@ static bool engage(struct xvm_sock *s, int fd, bool rx)
 	return xvm_offer_engage(s, fd, rx);
 }
 
+/* It is not on the ring, or was not. Apart, as the others have no use for so many registers. */
+static __attribute__((noinline)) struct xvm_sock *claim_tcp(struct xvm_sock *s, int fd, bool rx,
+							    bool told, struct xvm_counted *counted)
+{
+	if (told) {
+		atomic_fetch_add(xvm_inside_told(s, rx), 1); /* the ring is others' (holders.c) */
+	} else if (engage(s, fd, rx)) {
+		xvm_inside_back(s, rx);
+		return s;
+	}
+	counted->s = s;
+	counted->rx = rx;
+	return NULL;
+}
+
 /* R1, S2: counted from here to xvm_io_unclaim(). */
 struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 {
@@ -53,21 +68,11 @@ struct xvm_sock *xvm_io_claim(int fd, bool rx, struct xvm_counted *counted)
 		return NULL;
 	/* As the kernel's call would be, while nothing is held yet. */
 	pthread_testcancel();
-	s = xvm_inside_enter(fd, rx, &told);
-	if (!s)
-		return NULL;
-	if (told) {
-		if (xvm_sock_on(s))
-			return s;
-		atomic_fetch_add(xvm_inside_told(s, rx), 1); /* the ring is others' (holders.c) */
-	} else if (engage(s, fd, rx)) {
-		xvm_inside_back(s, rx);
-		return s;
-	}
-	counted->s = s;
-	counted->rx = rx;
 	counted->forks = xvm_forks;
-	return NULL;
+	s = xvm_inside_enter(fd, rx, &told);
+	if (!s || (told && xvm_sock_on(s)))
+		return s;
+	return claim_tcp(s, fd, rx, told, counted);
 }
 
 /*

@@ -13,9 +13,10 @@
 #include "transport/lock.h"
 #include "transport/sys.h"
 
-#define HELLO_MS 100 /* how long a welcome may take: a stopped daemon must not stop programs */
+#define HELLO_MS 100 /* a welcome is waited for, once: a stopped daemon must not stop programs */
 #define RETRY_NS 1000000000ull
-#define LATE_NS 10000000ull /* between looks for a welcome that did not come in time */
+#define LATE_NS 10000000ull	   /* between looks for a welcome that did not come in time, */
+#define LATE_MAX_NS 30000000000ull /* for so long: another daemon may have taken the path */
 #define LOOK_NS 100000000ull
 #define VAIN_LOOKS 1000 /* for a message that was announced and does not come; then */
 #define VAIN_EACH 64	/* by each so manieth call only */
@@ -32,7 +33,8 @@ _Atomic uint32_t xvm_link_count = 1;
 static struct xvm_shm_lock lock;     /* of all below */
 static struct xvm_shm_lock handling; /* one thread at a time reads the daemon's messages */
 static int sock = -1;		     /* changes with both held, lock taken first or tried */
-static int greeted = -1;	     /* or a connection on which the welcome is to come yet */
+static int greeted = -1;	     /* or a connection on which the welcome is to come yet, */
+static uint64_t greeted_at;	     /* since then */
 static uint64_t next_try;
 static enum xvm_reason why_down = XVM_R_NO_DAEMON;
 static _Atomic(struct xvm_waker *) wakers[XVM_WAKERS_MAX];
@@ -211,6 +213,7 @@ static int greet(void)
 		xvm_sys6(SYS_close, fd, 0, 0, 0, 0, 0);
 	else
 		greeted = xvm_fd_hide(fd);
+	greeted_at = xvm_now_ns();
 	return r;
 }
 
@@ -240,6 +243,8 @@ static void up_locked(void)
 		/* It is busy, or stopped. The welcome is not waited for again, but looked for. */
 		why_down = XVM_R_NO_DAEMON;
 		next_try = xvm_now_ns() + LATE_NS;
+		if (next_try - greeted_at > LATE_MAX_NS)
+			ungreet();
 		return;
 	}
 	if (r < 0 || id >= XVM_CLIENTS_MAX) {

@@ -229,8 +229,8 @@ bool xvm_offer_engage(struct xvm_sock *s, int fd, bool rx)
 		return false;
 	why = atomic_load_explicit(&ep->reason, memory_order_relaxed);
 	if (why == XVM_R_NOT_RESIDENT || why == XVM_R_AMBIGUOUS) {
-		at_once = came_here(
-			s); /* once for each change of the table, so it must not be lost */
+		/* Said once for each change of the table, so it must not be lost. */
+		at_once = came_here(s);
 		if (!at_once && atomic_load_explicit(&xvm_link_table, memory_order_relaxed))
 			return false;
 	}

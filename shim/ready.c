@@ -512,7 +512,8 @@ out:
 		xvm_announce_one(w, NULL);
 	xvm_sock_disarm(s, what, w, xvm_lock_tid());
 	/* What woke us may be a pad that is kept for an epoll in which nobody sleeps. */
-	if (what == EPOLLIN && pfd[0].revents && atomic_load(&ep->tx_sleeper))
+	if ((pfd[0].revents || (restartable && r == 0)) &&
+	    atomic_load(what == EPOLLIN ? &ep->tx_sleeper : &ep->rx_sleeper))
 		xvm_epoll_release(s);
 	fd = *fdp = xvm_sock_fd(s, fd);
 	xvm_sock_awake(s);

@@ -177,7 +177,9 @@ static int low_water(struct xvm_sock *s, int fd, const void *val, socklen_t size
 {
 	struct xvm_shm_ep *ep = s->ep;
 	socklen_t len = sizeof(int);
-	bool locked = xvm_lock(&ep->rx_lock) == 0;
+	/* Who is not paired may be one whose tid means nothing to the others, and no value is used.
+	 */
+	bool locked = xvm_sock_on(s) && xvm_lock(&ep->rx_lock) == 0;
 	int v = 1, r = REAL(setsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, val, size), e = errno;
 
 	if (r < 0)

@@ -28,11 +28,6 @@ struct xvm_sock *xvm_sock_get(int fd)
 	return (struct xvm_sock *)xvm_fdtab_get(fd, XVM_FILE_SOCK);
 }
 
-void xvm_sock_put(struct xvm_sock *s)
-{
-	xvm_file_put(&s->file);
-}
-
 /* ---- tracking ---------------------------------------------------------- */
 
 /* Endpoints whose holders have all died without closing: a fork that was killed or simply ended. */
@@ -125,8 +120,8 @@ void xvm_sock_track(int fd, enum xvm_role role)
 	atomic_store_explicit(&ep->fd, fd, memory_order_relaxed);
 	atomic_store_explicit(&ep->holders[0].mapped, 0, memory_order_relaxed);
 	atomic_store_explicit(&ep->holders[0].pid, pid, memory_order_relaxed);
-	atomic_store_explicit(&ep->pid, pid, memory_order_relaxed);
 	atomic_store_explicit(&by_slot[s->slot], s, memory_order_release);
+	atomic_store_explicit(&ep->pid, pid, memory_order_release); /* the last: sweep() */
 	atomic_store_explicit(&s->file.kind, XVM_FILE_SOCK, memory_order_release);
 	XVM_COUNT(connections);
 	xvm_fdtab_set(fd, &s->file);
@@ -204,7 +199,7 @@ struct xvm_sock *xvm_sock_of_slot(uint32_t slot, uint32_t gen, int *fd)
 		if (got)
 			xvm_sock_put(got);
 	}
-	if (s->gen != gen) {
+	if (s->slot != slot || s->gen != gen) {
 		xvm_sock_put(s);
 		return NULL;
 	}

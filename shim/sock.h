@@ -50,7 +50,10 @@ struct xvm_sock {
 
 /* A reference to fd's socket, to be put; NULL if fd is not tracked. Async-signal-safe. */
 struct xvm_sock *xvm_sock_get(int fd);
-void xvm_sock_put(struct xvm_sock *s);
+static inline void xvm_sock_put(struct xvm_sock *s)
+{
+	xvm_file_put(&s->file);
+}
 
 /* A call waits for it no more. A fork that came amid that, from a signal handler, has forgotten it
  * in the child. */

@@ -372,8 +372,7 @@ static ssize_t put_locked(struct xvm_sock *s, int fd, struct xvm_io *io)
 	if (n < io->left) {
 		/* As after a short send on TCP, room that comes is an edge. */
 		atomic_fetch_add_explicit(&ep->tx_full, 1, memory_order_relaxed);
-		if ((io->flags & MSG_DONTWAIT) || (atomic_load(&ep->flags) & XVM_EPF_NONBLOCK))
-			xvm_epoll_changed(s);
+		xvm_epoll_changed(s);
 		if (n == 0)
 			return -EAGAIN;
 	} else {
@@ -426,6 +425,7 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 	int64_t timeo = atomic_load_explicit(&ep->sndtimeo_us, memory_order_relaxed);
 	uint64_t deadline = 0;
 	ssize_t r, done = 0;
+	uint32_t forks = xvm_forks;
 
 	if ((io->flags & (MSG_OOB | MSG_ZEROCOPY)) || (io->msg && io->msg->msg_controllen))
 		xvm_sock_never(s, XVM_R_UNSUPPORTED);
@@ -455,7 +455,7 @@ ssize_t xvm_tx(struct xvm_sock *s, int fd, struct xvm_io *io)
 			 !atomic_load(&s->peer.shm->rx_closed) &&
 			 !(atomic_load(&ep->flags) & XVM_EPF_TX_SHUT);
 		r = urgent ? -EAGAIN : put_locked(s, fd, io);
-		if (!xvm_unlock(&ep->tx_lock))
+		if (!xvm_unlock(&ep->tx_lock) && forks != xvm_forks)
 			return -EINTR; /* adrift.c */
 		if (r > 0) {
 			done += r;

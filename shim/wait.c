@@ -492,6 +492,14 @@ static int sleep_once(struct pset *p, int64_t ns, bool valve)
 			p->k[i].revents = 0;
 	p->rung = n == 0 || (p->w && p->k[p->n].revents);
 	disarm(p);
+	/* What woke us may be pads that are kept for an epoll in which nobody sleeps. */
+	for (unsigned i = 0; n > 0 && i < p->nslots; i++) {
+		const struct slot *sl = &p->slots[i];
+
+		if (sl->on && (p->k[sl->i].revents & POLLIN) &&
+		    (atomic_load(&sl->s->ep->tx_sleeper) || atomic_load(&sl->s->ep->rx_sleeper)))
+			xvm_epoll_release(sl->s);
+	}
 	if (n < 0)
 		return n;
 	/* A fork in a handler, which may have closed them in the child. */

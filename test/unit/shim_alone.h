@@ -17,6 +17,7 @@
 #include "shim/vm.h"
 
 struct xvm_conf xvm_conf = {.ring_size = 4096};
+uint32_t xvm_forks;
 _Atomic(const struct xvm_shm_table *) xvm_link_table;
 uint64_t xvm_link_seen;
 uint32_t xvm_link_id;
